@@ -1,0 +1,183 @@
+/*
+ * kern.h: the only door to the kernels. A backend is one kern_ops_t; the
+ * engine's forward pass is its only caller and never sees a layout, an ISA
+ * or a thread.
+ *
+ * A step is recorded and then run: begin() takes the batch, embed / attn /
+ * ffn / head append one fused phase each, submit() starts the whole list
+ * and wait() returns when the logits are there. The CPU backends run the
+ * list SPMD over a team of threads with spin barriers between phases; the
+ * calling thread is thread 0 of the team. A device backend enqueues.
+ *
+ * Numerics (DESIGN.md 4): the bits of a row's logits depend on that row's
+ * own tokens alone, not on the batch, the chunking of its prompt, prefill
+ * or decode, or the number of threads. Two definitions exist in ref/: f32
+ * activations, and q8 activations, which every quantized CPU level equals
+ * bit for bit in linears.
+ *
+ * Ownership: whatever open, pack or vec returns belongs to the caller, who
+ * gives it back with close / weight_free. Pointers in kern_batch_t must
+ * stay valid until wait() returns.
+ */
+
+#ifndef KERN_H
+#define KERN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "infer.h"
+
+
+/* Tensor types, numbered as in GGUF files. */
+enum {
+    KERN_F32 = 0,
+    KERN_F16 = 1,
+    KERN_Q4_0 = 2,
+    KERN_Q4_1 = 3,
+    KERN_Q5_0 = 6,
+    KERN_Q5_1 = 7,
+    KERN_Q8_0 = 8,
+    KERN_BF16 = 30
+};
+
+/* Values per block and bytes per block of a type; both 0 when the type is
+ * none of those above. */
+void kern_type_layout(uint32_t type, uint32_t *block_values,
+    uint32_t *block_bytes);
+const char *kern_type_name(uint32_t type);
+
+#define KERN_PAGE_TOKENS  32    /* tokens of one KV page, all layers */
+#define KERN_MAX_THREADS  256
+
+typedef struct kern_ctx_s     kern_ctx_t;      /* one model on one device */
+typedef struct kern_weight_s  kern_weight_t;   /* packed [n_out, n_in] */
+typedef struct kern_ops_s     kern_ops_t;
+
+/* What open() needs to size everything; a copy is kept. */
+typedef struct {
+    uint32_t      n_layers;
+    uint32_t      dim;            /* D, % 32 == 0 */
+    uint32_t      n_heads;        /* H, % n_kv_heads == 0 */
+    uint32_t      n_kv_heads;     /* G */
+    uint32_t      head_dim;       /* K, % 2 == 0, <= 256, H*K % 32 == 0 */
+    uint32_t      ffn;            /* F, % 32 == 0 */
+    uint32_t      vocab;          /* V */
+    uint32_t      rope_dim;       /* <= head_dim, even; the rest is copied */
+    const float  *rope_inv_freq;  /* [rope_dim / 2], scaling applied; copied */
+    float         rope_attn_scale;/* multiplies sin and cos; 1 usually */
+    float         eps;
+    uint32_t      max_rows;       /* T, rows of one step */
+    uint32_t      max_outs;       /* rows of one step that need logits */
+    uint32_t      max_seqs;       /* sequences of one step */
+    uint32_t      context;        /* S, highest position + 1 */
+    uint32_t      n_pages;        /* KV pages; memory touched at first use */
+    uint32_t      n_threads;      /* >= 1, the caller included */
+    const int    *cpus;           /* [n_threads] or NULL: not pinned; copied */
+} kern_shape_t;
+
+/* Where the raw bytes of a tensor come from. read() copies len bytes at
+ * offset off of the tensor into buf and may be called from several threads
+ * at once; it returns INFER_OK or an error. */
+typedef struct {
+    uint32_t    type;             /* KERN_* */
+    uint32_t    n_out;            /* rows */
+    uint32_t    n_in;             /* columns, contiguous in the file */
+    int       (*read)(void *arg, void *buf, size_t len, uint64_t off);
+    void       *arg;
+} kern_src_t;
+
+/* One sequence of a step: rows first_row .. first_row + n_rows - 1 hold
+ * consecutive positions pos0, pos0 + 1, ...; all earlier positions are in
+ * the pages already. pages[p / KERN_PAGE_TOKENS] is the page of position p. */
+typedef struct {
+    uint32_t         first_row;
+    uint32_t         n_rows;
+    uint32_t         pos0;
+    const uint32_t  *pages;
+} kern_seq_t;
+
+typedef struct {
+    uint32_t           n_rows;
+    const int32_t     *token;     /* [n_rows], each in 0 .. vocab - 1 */
+    uint32_t           n_seqs;    /* cover all rows, ascending first_row */
+    const kern_seq_t  *seq;
+    uint32_t           n_outs;
+    const uint32_t    *out_row;   /* [n_outs] rows that need logits */
+} kern_batch_t;
+
+/* Weights of one layer. norm weights are f32 vectors from ops->vec(). */
+typedef struct {
+    const float          *attn_norm;   /* [dim] */
+    const kern_weight_t  *wq;          /* [H*K, dim] */
+    const kern_weight_t  *wk, *wv;     /* [G*K, dim] */
+    const kern_weight_t  *wo;          /* [dim, H*K] */
+    const float          *ffn_norm;    /* [dim] */
+    const kern_weight_t  *gate, *up;   /* [ffn, dim] */
+    const kern_weight_t  *down;        /* [dim, ffn] */
+} kern_layer_t;
+
+struct kern_ops_s {
+    const char  *name;            /* "ref-f32", "ref-q8", "avx2", "avx512" */
+    uint32_t     numerics;        /* equal ids give equal bits */
+
+    /* Starts the team (sleeping), allocates scratch for the shape.
+     * UNSUPPORTED with a sentence when the shape cannot be served. */
+    int   (*open)(kern_ctx_t **ctx, const kern_ops_t *ops,
+              const kern_shape_t *shape, infer_err_t *err);
+    void  (*close)(kern_ctx_t *ctx);
+
+    /* Repacks one matrix, in parallel over the team. Source bytes are not
+     * needed afterwards. pack_group() packs matrices with the same n_in that
+     * are used together (q,k,v or gate,up): same bits, better locality. */
+    int   (*pack)(kern_ctx_t *ctx, kern_weight_t **w, const kern_src_t *src,
+              infer_err_t *err);
+    void  (*weight_free)(kern_ctx_t *ctx, kern_weight_t *w);
+    uint64_t (*weight_bytes)(const kern_weight_t *w);
+
+    /* Phases of a step, called by one thread, in this order. layer counts
+     * from 0 and selects the KV storage. */
+    int   (*begin)(kern_ctx_t *ctx, const kern_batch_t *batch);
+    int   (*embed)(kern_ctx_t *ctx, const kern_weight_t *embd);
+    int   (*attn)(kern_ctx_t *ctx, uint32_t layer, const kern_layer_t *w);
+    int   (*ffn)(kern_ctx_t *ctx, uint32_t layer, const kern_layer_t *w);
+    int   (*head)(kern_ctx_t *ctx, const float *norm, const kern_weight_t *w);
+    int   (*submit)(kern_ctx_t *ctx);
+    int   (*wait)(kern_ctx_t *ctx);
+
+    /* Row i of the last step's outputs, [vocab] f32, host memory, writable,
+     * valid until the next begin(). */
+    float *(*logits)(kern_ctx_t *ctx, uint32_t out_idx);
+
+    /* KV pages. page_bytes: memory of one page over all layers (pages never
+     * touched cost nothing). kv_zero before a page's first use in a life. */
+    uint64_t (*kv_page_bytes)(const kern_shape_t *shape);
+    void  (*kv_zero)(kern_ctx_t *ctx, uint32_t page);
+
+    /* Host work for sampling: calls fn(arg, i) for i in 0 .. n - 1, spread
+     * over the team, returns when all are done. */
+    void  (*parallel)(kern_ctx_t *ctx, void (*fn)(void *arg, uint32_t i),
+              void *arg, uint32_t n);
+
+    /* Vector helpers, equal bits at every level.
+     * argmax: lowest index of the largest value; NaN never wins; -1 when all
+     * are NaN or -inf.
+     * exp_row: y[i] = kern_exp(x[i] - sub) (one polynomial, f32; exact 0
+     * below -87; NaN for NaN). y may equal x. */
+    int32_t (*argmax)(const float *x, size_t n);
+    void  (*exp_row)(float *y, const float *x, float sub, size_t n);
+};
+
+/* The definition of exp everywhere (kernels/ref). */
+float kern_exp(float x);
+
+/*
+ * Chooses a backend. isa: NULL or "auto" takes the best that this machine
+ * has; "ref" (f32 activations), "ref-q8", "avx2", "avx512" force one:
+ * UNSUPPORTED with a sentence when the machine cannot run it. The table is
+ * constant and belongs to the kernels. device: "cpu".
+ */
+const kern_ops_t *kern_init(const char *device, const char *isa,
+    infer_err_t *err);
+
+#endif
