@@ -1,0 +1,211 @@
+# ngx_infer: everything that can be made. `make help` lists the targets.
+#
+# The engine (engine/, kernels/) is built here with no nginx header in reach;
+# the module is built by nginx's own build from `config`, in a copy of the
+# source tree that nginx-dev (or NGINX_SRC=) brings.
+
+SHELL      := /bin/bash
+SANITIZER  ?=
+BUILD      ?= build$(if $(SANITIZER),-$(subst $(comma),-,$(SANITIZER)))
+comma      := ,
+CC         ?= gcc
+NGINX      ?= nginx
+NGINX_SRC  ?= /usr/share/nginx/src
+PORT       ?= 8080
+MODEL      ?=
+PREFIX     ?=
+MODULESDIR ?= /usr/lib/nginx/modules
+
+DEMO_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+WARN   := -Wall -Wextra -Werror
+OPT    := -O2 -g
+DEFS   := -D_GNU_SOURCE
+ifneq ($(SANITIZER),)
+OPT    := -O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZER)
+LDSAN  := -fsanitize=$(SANITIZER)
+endif
+ifneq ($(filter undefined,$(subst $(comma), ,$(SANITIZER))),)
+OPT    += -fno-sanitize-recover=undefined
+endif
+CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) $(DEFS) -fPIC -ffp-contract=off \
+             -fvisibility=hidden -pthread -Iengine -Ikernels -I$(BUILD) \
+             $(CFLAGS)
+LIBS   := $(LDSAN) -pthread -ljansson -lpcre2-8 -lm
+
+ENGINE_SRC := $(wildcard engine/text/*.c engine/ipc/*.c engine/model/*.c) \
+              $(filter-out engine/run/main.c,$(wildcard engine/run/*.c))
+KERN_SRC   := $(wildcard kernels/*.c kernels/ref/*.c) \
+              $(if $(filter x86_64,$(shell uname -m)),$(wildcard kernels/x86/*.c))
+LIB_OBJ    := $(patsubst %.c,$(BUILD)/obj/%.o,$(ENGINE_SRC) $(KERN_SRC))
+TESTS      := $(patsubst %.c,$(BUILD)/%,$(wildcard engine/test/test_*.c \
+              kernels/test/test_*.c))
+FUZZERS    := $(patsubst engine/test/%.c,$(BUILD)/%,\
+              $(wildcard engine/test/fuzz_*.c))
+MODULE     := $(BUILD)/ngx_http_infer_module.so
+ENGINE     := $(BUILD)/ngx_infer_engine
+TOOLS      := $(patsubst engine/tool/%.c,$(BUILD)/%,$(wildcard engine/tool/*.c))
+BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
+              $(wildcard kernels/bench/*.c))
+
+.PHONY: all engine module run stop test test-unit test-nginx test-sanitizer \
+        check bench quality fuzz soak install deps model tiny help clean
+.DEFAULT_GOAL := all
+.SECONDARY:
+
+all: engine module                     ## the engine, the tools and the module
+
+engine: $(ENGINE) $(TOOLS)
+module: $(MODULE)
+
+help:                                  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
+	    sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 18
+
+# ---- engine ----
+
+# The kernels of one ISA level are built with its own flags; they are called
+# only after a run-time probe.
+ISA_AVX2   := -mavx2 -mfma -mf16c -mbmi2
+ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq \
+              -mavx512vnni -mavx512bf16 -mprefer-vector-width=512
+isa_flags = $(if $(findstring avx512,$(notdir $1)),$(ISA_AVX512),\
+            $(if $(findstring avx2,$(notdir $1)),$(ISA_AVX2)))
+# Kernels are arithmetic: -O3 unless a sanitizer has its own level.
+kern_flags = $(if $(filter kernels/%,$1),$(if $(SANITIZER),,-O3))
+
+$(BUILD)/infer_build_id.h: engine/ipc/build_id.sh engine/infer.h \
+    $(wildcard engine/ipc/*.[ch] engine/text/*.[ch])
+	@mkdir -p $(@D)
+	@sh engine/ipc/build_id.sh > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(BUILD)/obj/%.o: %.c | $(BUILD)/infer_build_id.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) $(call kern_flags,$<) \
+	    -MMD -MP -c -o $@ $<
+
+$(BUILD)/libinfer.a: $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(ENGINE): $(BUILD)/obj/engine/run/main.o $(BUILD)/libinfer.a
+	$(CC) -o $@ $^ $(LIBS)
+
+$(BUILD)/%: $(BUILD)/obj/engine/tool/%.o $(BUILD)/libinfer.a
+	$(CC) -o $@ $^ $(LIBS)
+
+$(BUILD)/%: $(BUILD)/obj/kernels/bench/%.o $(BUILD)/libinfer.a
+	$(CC) -o $@ $^ $(LIBS)
+
+# Unit tests check our own assertions too.
+$(BUILD)/engine/test/% $(BUILD)/kernels/test/%: DEFS += -DINFER_DEBUG
+$(BUILD)/engine/test/%: $(BUILD)/obj/engine/test/%.o $(BUILD)/libinfer.a
+	@mkdir -p $(@D)
+	$(CC) -o $@ $^ $(LIBS)
+$(BUILD)/kernels/test/%: $(BUILD)/obj/kernels/test/%.o $(BUILD)/libinfer.a
+	@mkdir -p $(@D)
+	$(CC) -o $@ $^ $(LIBS)
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+
+# ---- module ----
+
+NGX_TREE   := $(BUILD)/nginx
+MODULE_DEP := config config.make $(wildcard ngx_module/*.[ch] engine/*.h \
+              engine/text/*.[ch] engine/ipc/*.[ch] engine/model/gguf.[ch])
+NGX_CC_OPT := -g -O2 -fstack-protector-strong -Wformat \
+              -Werror=format-security -fPIC -D_FORTIFY_SOURCE=2 \
+              -Wno-error=cpp
+ifneq ($(SANITIZER),)
+NGX_CC_OPT := -g -O1 -fPIC -fno-omit-frame-pointer -fsanitize=$(SANITIZER)
+endif
+
+# A copy of nginx's source tree, configured as the nginx in use is: modules
+# are compatible only when the flags agree.
+$(NGX_TREE)/objs/Makefile: config config.make
+	@test -d $(NGINX_SRC)/src || \
+	    { echo "no nginx source tree in $(NGINX_SRC): apt-get install" \
+	    "nginx-dev, or NGINX_SRC=DIR"; exit 1; }
+	@rm -rf $(NGX_TREE) && mkdir -p $(NGX_TREE)
+	cp -r $(NGINX_SRC)/. $(NGX_TREE)/
+	@chmod +x $(NGX_TREE)/configure
+	cd $(NGX_TREE) && . ./conf_flags 2>/dev/null; \
+	    ./configure "$${NGX_CONF_FLAGS[@]:---with-compat}" \
+	    --with-threads --with-debug --with-cc-opt='$(NGX_CC_OPT)' \
+	    --with-ld-opt='-Wl,-z,relro -Wl,-z,now -fPIC $(LDSAN)' \
+	    --add-dynamic-module=$(CURDIR) > configure.log 2>&1 || \
+	    { tail -20 configure.log; exit 1; }
+
+$(MODULE): $(NGX_TREE)/objs/Makefile $(MODULE_DEP) $(BUILD)/infer_build_id.h
+	@cmp -s $(BUILD)/infer_build_id.h $(NGX_TREE)/objs/infer_build_id.h || \
+	    cp $(BUILD)/infer_build_id.h $(NGX_TREE)/objs/
+	$(MAKE) -C $(NGX_TREE) -f objs/Makefile modules
+	cp $(NGX_TREE)/objs/ngx_http_infer_module.so $@
+
+install: all                           ## module and engine side by side (MODULESDIR=)
+	install -d $(DESTDIR)$(MODULESDIR)
+	install -m 644 $(MODULE) $(DESTDIR)$(MODULESDIR)/
+	install -m 755 $(ENGINE) $(DESTDIR)$(MODULESDIR)/
+
+# ---- models, demo ----
+
+deps:                                  ## Debian packages that builds and tests need
+	@sh t/tool/deps.sh
+
+model: $(DEMO_MODEL)                   ## fetch the demo model
+$(DEMO_MODEL):
+	@sh t/tool/fetch_model.sh $@
+
+tiny: $(BUILD)/tiny.gguf               ## generate the tiny test model
+$(BUILD)/tiny.gguf: $(BUILD)/make_tiny
+	$(BUILD)/make_tiny -o $@
+
+run: deps                              ## set up, build, start nginx, stream one answer (PORT= MODEL=)
+	@$(MAKE) --no-print-directory all tiny
+	@PORT=$(PORT) MODEL='$(MODEL)' BUILD=$(BUILD) sh t/tool/run.sh
+
+stop:                                  ## stop what `make run` started
+	@sh t/tool/stop.sh
+
+# ---- tests ----
+
+check: engine $(TESTS)                 ## build engine and kernels without nginx, run the unit tests
+	prove -e '' $(TESTS)
+
+test-unit: check
+
+# The unit tests once more, instrumented.
+test-sanitizer:
+	$(MAKE) --no-print-directory SANITIZER=address,undefined check
+
+test-nginx: all tiny
+	@sh t/tool/model_or_tiny.sh
+	BUILD=$(BUILD) prove -It/lib t/*.t
+
+test: deps                             ## everything that tests need, then all tests
+	@$(MAKE) --no-print-directory all tiny
+	@sh t/tool/fetch_model.sh $(DEMO_MODEL)
+	@$(MAKE) --no-print-directory test-all
+
+test-all: check test-sanitizer fuzz-short test-nginx
+
+fuzz-short: $(FUZZERS)
+	@for f in $(FUZZERS); do $$f -t 5 || exit 1; done
+
+fuzz: $(FUZZERS)                       ## fuzz targets, FUZZ_SECONDS= each (600)
+	@for f in $(FUZZERS); do $$f -t $${FUZZ_SECONDS:-600} || exit 1; done
+
+$(BUILD)/fuzz_%: $(BUILD)/obj/engine/test/fuzz_%.o \
+    $(BUILD)/obj/engine/test/mutate.o $(BUILD)/libinfer.a
+	$(CC) -o $@ $^ $(LIBS)
+
+soak: all tiny                         ## kill, reload and cancel scenarios 20 times
+	@for i in $$(seq 20); do echo "round $$i"; \
+	    BUILD=$(BUILD) prove -It/lib t/1*.t || exit 1; done
+
+bench: engine $(BENCHES)               ## kernels, then against peers (LLAMA_SERVER=)
+	@BUILD=$(BUILD) sh kernels/bench/bench.sh
+
+clean:
+	rm -rf build build-*
