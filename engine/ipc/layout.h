@@ -19,7 +19,7 @@
  * lock is held across processes. Liveness is a byte lock on the memfd: byte
  * 0 the engine, byte 1 + k entry k. Recovery is a sweep by the engine.
  *
- * Slot states, in the low byte of infer_slot_t.state, generation above it:
+ * Slot states, in the low byte of infer_slot_t.state:
  *
  *   FREE --W--> CLAIMED --W--> SUBMITTED --E--> RUNNING --E--> DONE
  *     ^            |                |              |             |
@@ -113,7 +113,9 @@ typedef struct {
                                           * byte lock; E used -> free */
     _Atomic uint32_t  pid;               /* W for logs only */
     _Atomic uint32_t  leaving;           /* W 1: exits gracefully */
-    /* W sets a slot's bit after SUBMITTED (release); E clears, then reads */
+    /* Slots that the engine should look at: W sets a slot's bit after
+     * SUBMITTED, after dropping a reader bit or when it leaves (release); E
+     * clears, then reads. A bit is a hint: the slot may be in any state. */
     _Alignas(64)
     _Atomic uint64_t  submitted[INFER_BITMAP_WORDS];
     /* E sets after publishing (release); W clears (acquire), then reads */
@@ -158,9 +160,12 @@ enum {
     INFER_SLOT_CLOSING
 };
 
+/* The state word: generation << 16 | entry << 8 | state. The entry is there
+ * in CLAIMED only, so that one exchange says who claimed; else 0. */
 #define infer_slot_state(w)       ((uint32_t) ((w) & 0xff))
-#define infer_slot_generation(w)  ((uint64_t) ((w) >> 8))
-#define infer_slot_word(gen, st)  (((uint64_t) (gen) << 8) | (st))
+#define infer_slot_claimer(w)     ((uint32_t) ((w) >> 8) & 0xff)
+#define infer_slot_generation(w)  ((uint64_t) ((w) >> 16))
+#define infer_slot_word(gen, st)  (((uint64_t) (gen) << 16) | (st))
 
 /* Typed extents: chains of arena blocks, first block and bytes. */
 enum {
@@ -203,7 +208,7 @@ typedef struct {
 
 typedef struct {
     _Alignas(64)
-    _Atomic uint64_t  state;             /* generation << 8 | state: see top */
+    _Atomic uint64_t  state;             /* infer_slot_word(), see top */
     _Atomic uint32_t  cancel;            /* * 1: stop, whoever reads */
     uint32_t          reserved0;
     _Alignas(64)

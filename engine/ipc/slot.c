@@ -1,0 +1,346 @@
+/*
+ * slot.c: the life of one generation in the bus: claim, fill, submit, run,
+ * finish, free. Each step is one atomic exchange of the state word, so a
+ * process that dies between two steps leaves a state that the engine's
+ * sweep understands.
+ */
+
+#include <string.h>
+
+#include "ipc/arena.h"
+
+
+static uint64_t
+slot_word(const infer_bus_t *bus, uint32_t slot)
+{
+    /* acquire: pairs with the release of every state change below */
+    return atomic_load_explicit(&bus->slot[slot].state, memory_order_acquire);
+}
+
+static int
+slot_exchange(infer_bus_t *bus, infer_ref_t ref, uint32_t from, uint32_t to)
+{
+    uint64_t  old = infer_slot_word(ref.generation, from);
+
+    return atomic_compare_exchange_strong(&bus->slot[ref.slot].state, &old,
+                                    infer_slot_word(ref.generation, to));
+}
+
+int
+infer_slot_valid(const infer_bus_t *bus, infer_ref_t ref)
+{
+    return infer_slot_status(bus, ref) != INFER_SLOT_FREE;
+}
+
+uint32_t
+infer_slot_status(const infer_bus_t *bus, infer_ref_t ref)
+{
+    uint64_t  w;
+
+    if (ref.slot >= bus->n_slots) {
+        return INFER_SLOT_FREE;
+    }
+
+    w = slot_word(bus, ref.slot);
+
+    return infer_slot_generation(w) == ref.generation ? infer_slot_state(w)
+                                                      : INFER_SLOT_FREE;
+}
+
+/* Readies a freshly claimed slot: nothing of the last generation is left. */
+static void
+slot_clear(infer_slot_t *s)
+{
+    size_t  i, from = offsetof(infer_slot_t, entry);
+
+    for (i = 0; i < INFER_N_EXTENTS; i++) {
+        s->ext[i].first = INFER_NO_BLOCK;
+        s->ext[i].bytes = 0;
+    }
+
+    memset((uint8_t *) s + from, 0, offsetof(infer_slot_t, ext) - from);
+    memset(s->reserved2, 0, sizeof(s->reserved2));
+    atomic_store(&s->cancel, 0);
+    atomic_store(&s->n_records, 0);
+    atomic_store(&s->finish, INFER_FINISH_NONE);
+    atomic_store(&s->deaths, 0);
+    atomic_store(&s->in_batch, 0);
+    atomic_store(&s->start_us, 0);
+    atomic_store(&s->first_us, 0);
+    atomic_store(&s->done_us, 0);
+    atomic_store(&s->cached_tokens, 0);
+    atomic_store(&s->preempted, 0);
+    s->error[0] = '\0';
+}
+
+int
+infer_slot_claim(infer_bus_t *bus, uint32_t entry, infer_ref_t *ref)
+{
+    uint32_t       i, j;
+    uint64_t       w;
+    infer_slot_t  *s;
+
+    for (i = 0; i < bus->n_slots; i++) {
+        w = slot_word(bus, i);
+        if (infer_slot_state(w) != INFER_SLOT_FREE) {
+            continue;
+        }
+
+        s = &bus->slot[i];
+        if (!atomic_compare_exchange_strong(&s->state, &w,
+                    infer_slot_word(infer_slot_generation(w),
+                                    INFER_SLOT_CLAIMED | entry << 8)))
+        {
+            continue;
+        }
+
+        for (j = 0; j < INFER_MAX_ENTRIES / 64; j++) {
+            atomic_store(&s->readers[j],
+                         j == entry / 64 ? 1ull << (entry % 64) : 0);
+        }
+        slot_clear(s);
+        s->entry = entry;
+        ref->slot = i;
+        ref->generation = infer_slot_generation(w);
+
+        return INFER_OK;
+    }
+
+    return INFER_BUSY;
+}
+
+int
+infer_slot_put(infer_bus_t *bus, infer_ref_t ref, uint32_t kind,
+    const void *data, size_t len)
+{
+    size_t           n;
+    uint32_t         b;
+    const uint8_t   *p = data;
+    infer_extent_t  *ext = &bus->slot[ref.slot].ext[kind];
+
+    if (len > UINT32_MAX - INFER_BLOCK_BYTES) {
+        return INFER_BUSY;
+    }
+
+    n = (len + INFER_BLOCK_BYTES - 1) / INFER_BLOCK_BYTES;
+    if (arena_take(bus, ref, (uint32_t) n, &ext->first) != INFER_OK) {
+        return INFER_BUSY;
+    }
+
+    ext->bytes = (uint32_t) len;
+    b = ext->first;
+
+    while (len > 0) {
+        n = len < INFER_BLOCK_BYTES ? len : INFER_BLOCK_BYTES;
+        memcpy(arena_block(bus, b), p, n);
+        p += n;
+        len -= n;
+        b = bus->next[b];
+    }
+
+    return INFER_OK;
+}
+
+int
+infer_slot_reserve_log(infer_bus_t *bus, infer_ref_t ref, uint32_t n_records)
+{
+    uint32_t       n, per_block;
+    infer_slot_t  *s = &bus->slot[ref.slot];
+
+    if (s->sampling.top_logprobs > INFER_MAX_TOP_LOGPROBS) {
+        return INFER_INVALID;
+    }
+
+    s->stride = 16 + 8 * s->sampling.top_logprobs;
+    s->max_records = n_records;
+    per_block = INFER_BLOCK_BYTES / s->stride;
+    n = n_records / per_block + (n_records % per_block != 0);
+
+    if (arena_take(bus, ref, n, &s->ext[INFER_EXT_LOG].first) != INFER_OK) {
+        return INFER_BUSY;
+    }
+
+    s->ext[INFER_EXT_LOG].bytes = n * INFER_BLOCK_BYTES;
+
+    return INFER_OK;
+}
+
+static void
+slot_free_blocks(infer_bus_t *bus, infer_ref_t ref)
+{
+    uint32_t       i;
+    infer_slot_t  *s = &bus->slot[ref.slot];
+
+    for (i = 0; i < INFER_N_EXTENTS; i++) {
+        arena_free(bus, ref, s->ext[i].first);
+        s->ext[i].first = INFER_NO_BLOCK;
+        s->ext[i].bytes = 0;
+    }
+}
+
+void
+infer_slot_abandon(infer_bus_t *bus, infer_ref_t ref)
+{
+    slot_free_blocks(bus, ref);
+    /* seq_cst exchange of the whole word: the next claimer sees all above */
+    atomic_store(&bus->slot[ref.slot].state,
+                 infer_slot_word(ref.generation + 1, INFER_SLOT_FREE));
+}
+
+void
+infer_slot_submit(infer_bus_t *bus, uint32_t entry, infer_ref_t ref)
+{
+    infer_slot_t  *s = &bus->slot[ref.slot];
+
+    s->ticket = atomic_fetch_add(&bus->hdr->ticket, 1);
+    s->submit_us = infer_now_us();
+
+    /* release (seq_cst): pairs with the acquire in slot_word */
+    atomic_store(&s->state,
+                 infer_slot_word(ref.generation, INFER_SLOT_SUBMITTED));
+    atomic_fetch_or(&bus->entry[entry].submitted[ref.slot / 64],
+                    1ull << (ref.slot % 64));
+}
+
+void
+infer_slot_release(infer_bus_t *bus, uint32_t entry, infer_ref_t ref)
+{
+    if (!infer_slot_valid(bus, ref)) {
+        return;
+    }
+
+    /* our bit keeps this generation alive until here, so it is ours */
+    atomic_fetch_and(&bus->slot[ref.slot].readers[entry / 64],
+                     ~(1ull << (entry % 64)));
+    atomic_fetch_or(&bus->entry[entry].submitted[ref.slot / 64],
+                    1ull << (ref.slot % 64));
+}
+
+void
+infer_bus_load(const infer_bus_t *bus, uint32_t model, infer_bus_load_t *load)
+{
+    uint32_t             i, st;
+    const infer_slot_t  *s;
+
+    memset(load, 0, sizeof(*load));
+
+    for (i = 0; i < bus->n_slots; i++) {
+        s = &bus->slot[i];
+        st = infer_slot_state(slot_word(bus, i));
+
+        if (st == INFER_SLOT_FREE) {
+            load->free_slots++;
+            continue;
+        }
+
+        if ((st != INFER_SLOT_SUBMITTED && st != INFER_SLOT_RUNNING)
+            || s->model != model)
+        {
+            continue;
+        }
+
+        if (st == INFER_SLOT_RUNNING && atomic_load(&s->start_us) != 0) {
+            load->running++;
+        } else {
+            load->waiting++;
+            load->waiting_tokens += s->n_prompt;
+        }
+    }
+
+    for (i = 0; i < bus->n_blocks; i++) {
+        load->free_blocks +=
+            atomic_load_explicit(&bus->owner[i], memory_order_relaxed) == 0;
+    }
+}
+
+/* ---- engine ---- */
+
+int
+infer_slot_get(const infer_bus_t *bus, infer_ref_t ref, uint32_t kind,
+    void *dst, size_t cap, size_t *len)
+{
+    size_t          n, left;
+    uint8_t        *p = dst;
+    uint32_t        b;
+    infer_extent_t  ext;
+
+    ext = bus->slot[ref.slot].ext[kind];
+    *len = 0;
+    if (ext.bytes > cap) {
+        return INFER_CORRUPT;
+    }
+
+    left = ext.bytes;
+    b = ext.first;
+
+    while (left > 0) {
+        if (!arena_owned(bus, ref, b)) {
+            return INFER_CORRUPT;
+        }
+        n = left < INFER_BLOCK_BYTES ? left : INFER_BLOCK_BYTES;
+        memcpy(p, arena_block(bus, b), n);
+        p += n;
+        left -= n;
+        b = bus->next[b];
+    }
+
+    *len = ext.bytes;
+
+    return INFER_OK;
+}
+
+int
+infer_slot_advance(infer_bus_t *bus, infer_ref_t ref, uint32_t from,
+    uint32_t to)
+{
+    return slot_exchange(bus, ref, from, to);
+}
+
+int
+infer_slot_cancelled(const infer_bus_t *bus, infer_ref_t ref)
+{
+    uint32_t             i;
+    uint64_t             bits = 0;
+    const infer_slot_t  *s = &bus->slot[ref.slot];
+
+    for (i = 0; i < INFER_MAX_ENTRIES / 64; i++) {
+        bits |= atomic_load(&s->readers[i]);
+    }
+
+    return bits == 0 || atomic_load(&s->cancel) != 0;
+}
+
+void
+infer_slot_finish(infer_bus_t *bus, infer_ref_t ref, uint32_t finish,
+    const char *error)
+{
+    infer_slot_t  *s = &bus->slot[ref.slot];
+
+    if (error != NULL) {
+        snprintf(s->error, sizeof(s->error), "%s", error);
+    }
+
+    atomic_store(&s->in_batch, 0);
+    atomic_store(&s->done_us, infer_now_us());
+    atomic_store(&s->finish, finish);
+    /* seq_cst: a reader that sees DONE sees finish, error and all records */
+    atomic_store(&s->state,
+                 infer_slot_word(ref.generation, INFER_SLOT_DONE));
+}
+
+void
+infer_slot_free(infer_bus_t *bus, uint32_t slot)
+{
+    uint64_t     w = slot_word(bus, slot);
+    infer_ref_t  ref = { slot, infer_slot_generation(w) };
+
+    if (infer_slot_state(w) == INFER_SLOT_FREE) {
+        return;
+    }
+
+    atomic_store(&bus->slot[slot].state,
+                 infer_slot_word(ref.generation, INFER_SLOT_CLOSING));
+    slot_free_blocks(bus, ref);
+    atomic_store(&bus->slot[slot].state,
+                 infer_slot_word(ref.generation + 1, INFER_SLOT_FREE));
+}
