@@ -62,5 +62,7 @@ const infer_gguf_tensor_t *infer_gguf_tensor(const infer_gguf_t *g,
 /* Bytes off .. off + len of a tensor; thread-safe. */
 int infer_gguf_read(const infer_gguf_t *g, const infer_gguf_tensor_t *t,
     void *buf, size_t len, uint64_t off);
+/* Tells the system that the tensor's pages of the file may go. */
+void infer_gguf_drop(const infer_gguf_t *g, const infer_gguf_tensor_t *t);
 
 #endif

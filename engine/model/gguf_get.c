@@ -6,6 +6,7 @@
 #include "model/gguf_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -388,4 +389,12 @@ infer_gguf_read(const infer_gguf_t *g, const infer_gguf_tensor_t *t,
     }
 
     return infer_gguf_pread(g->fd, buf, len, t->offset + off);
+}
+
+
+void
+infer_gguf_drop(const infer_gguf_t *g, const infer_gguf_tensor_t *t)
+{
+    (void) posix_fadvise(g->fd, (off_t) t->offset, (off_t) t->bytes,
+                         POSIX_FADV_DONTNEED);
 }
