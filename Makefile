@@ -180,7 +180,6 @@ test-sanitizer:
 	$(MAKE) --no-print-directory SANITIZER=address,undefined check
 
 test-nginx: all tiny
-	@sh t/tool/model_or_tiny.sh
 	BUILD=$(BUILD) prove -It/lib t/*.t
 
 test: deps                             ## everything that tests need, then all tests
