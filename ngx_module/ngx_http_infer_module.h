@@ -4,7 +4,8 @@
  * processes see it, and who calls whom.
  *
  *   module.c   command table, merging, variables
- *   conf.c     the directives that have a form of their own
+ *   conf.c     zones, engines and models, and how they find each other
+ *   conf_loc.c the directives of a location that have a form of their own
  *   zone.c     the bus object: made and checked by the master, entered by
  *              workers
  *   engine.c   starts, watches and checks; fork, exec and signals
@@ -71,6 +72,7 @@ typedef struct {
 /* infer_engine */
 
 typedef struct {
+    ngx_str_t                   name;           /* of the zone */
     ngx_uint_t                  threads;        /* 0: all cpus */
     ngx_int_t                   nice;
     ngx_array_t                 cpus;           /* uint16_t */
@@ -110,7 +112,7 @@ struct ngx_http_infer_zone_s {
     size_t                      size;           /* 0: computed */
     ngx_array_t                 models;         /* ngx_http_infer_model_t * */
     ngx_http_infer_engine_conf_t
-                                engine;
+                               *engine;         /* NULL: all by default */
     ngx_uint_t                  max_tokens;     /* the largest default */
     ngx_http_infer_place_t      place;
     ngx_shm_zone_t             *shm_zone;
@@ -142,16 +144,14 @@ typedef struct {
 struct ngx_http_infer_bus_s {
     infer_bus_t                 bus;
     ngx_uint_t                  refs;
-    u_char                     *name;           /* NUL-terminated */
-    u_char                     *signature;      /* what it was made from */
-    size_t                      signature_len;
+    char                       *name;           /* NUL-terminated */
+    u_char                      signature[20];  /* of what it was made from */
     int                         entry_fd[INFER_MAX_ENTRIES];    /* eventfd */
     int                         wake_fd;        /* the engine's eventfd */
     int                         lifeline[2];
     int                         control[2];     /* [0] ours, [1] engine's */
     int                         engine_fd;      /* the opened binary */
     char                      **env;
-    int                         nice;
     ngx_http_infer_bus_model_t  models[INFER_MAX_MODELS];
     ngx_uint_t                  nmodels;
 
@@ -160,8 +160,8 @@ struct ngx_http_infer_bus_s {
     ngx_pid_t                   pid;            /* whose it is */
     ngx_uint_t                  entry;
     ngx_event_t                 housekeeping;   /* engine.c, cancelable */
-    ngx_uint_t                  starts;         /* engine_starts last seen */
-    ngx_msec_t                  spawned;        /* when we started one */
+    ngx_connection_t           *engine;         /* a pidfd, or NULL */
+    uint32_t                    engine_pid;     /* that it watches */
     ngx_http_infer_watch_t     *watch;          /* event.c */
 };
 
@@ -169,7 +169,8 @@ struct ngx_http_infer_bus_s {
 typedef struct {
     ngx_array_t                 zones;          /* ngx_http_infer_zone_t * */
     ngx_array_t                 models;         /* ngx_http_infer_model_t * */
-    ngx_array_t                 engines;        /* conf.c, before zones */
+    ngx_array_t                 engines;        /* ..._engine_conf_t */
+    ngx_uint_t                  max_tokens;     /* largest in a location */
 } ngx_http_infer_main_conf_t;
 
 
@@ -193,11 +194,7 @@ typedef struct {
     ngx_array_t                *cors;           /* ngx_str_t origins or NULL;
                                                  * "*" is any */
     ngx_msec_t                  ping;           /* 0: off */
-
-    ngx_flag_t                  infer_off;      /* "infer off" */
-    ngx_str_t                   pool_name;
-    ngx_flag_t                  keys_off;
-    ngx_flag_t                  cors_off;
+    ngx_http_infer_place_t      place;          /* of infer */
 } ngx_http_infer_loc_conf_t;
 
 
@@ -224,7 +221,7 @@ typedef struct {
 extern ngx_module_t  ngx_http_infer_module;
 
 
-/* conf.c: setters of the command table */
+/* conf.c, conf_loc.c: setters of the command table */
 
 char *ngx_http_infer_zone_directive(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -232,7 +229,16 @@ char *ngx_http_infer_engine_directive(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_infer_model_block(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+char *ngx_http_infer_location(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_infer_thread_pool(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_infer_max_tokens(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_infer_queue(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_infer_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_sampling(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_infer_api_keys(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_infer_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 
 /* conf.c: gives models their zones, zones their engines, adds shm zones */
 
@@ -244,10 +250,13 @@ ngx_int_t ngx_http_infer_conf_finish(ngx_conf_t *cf,
 ngx_http_infer_model_t *ngx_http_infer_find_model(
     ngx_http_infer_main_conf_t *imcf, ngx_str_t *name);
 
-/* zone.c: the shm zone's callback, the commit, the end of a process */
+/* zone.c: the shm zone's callback and its undoing, the commit, the end of a
+ * process */
 
 ngx_int_t ngx_http_infer_zone_init(ngx_shm_zone_t *shm_zone, void *data);
+void ngx_http_infer_zone_cleanup(void *data);
 ngx_int_t ngx_http_infer_zone_commit(ngx_cycle_t *cycle);
+ngx_int_t ngx_http_infer_zone_process(ngx_cycle_t *cycle);
 void ngx_http_infer_zone_exit(ngx_cycle_t *cycle);
 
 /*
@@ -271,9 +280,10 @@ ngx_uint_t ngx_http_infer_engine_alive(ngx_http_infer_bus_t *bus);
 /* engine.c: for zone.c */
 
 void ngx_http_infer_engine_housekeeping(ngx_event_t *ev);
+void ngx_http_infer_engine_unwatch(ngx_http_infer_bus_t *bus);
 int ngx_http_infer_engine_open(ngx_http_infer_zone_t *zone, ngx_log_t *log);
 ngx_int_t ngx_http_infer_engine_check(int engine_fd, char *const *argv,
-    int fds[3], ngx_core_conf_t *ccf, u_char *answer, size_t size,
+    const int *fds, ngx_core_conf_t *ccf, char *answer, size_t size,
     ngx_log_t *log);
 
 /*
