@@ -40,10 +40,13 @@ typedef struct {
     const char  *arch;                    /* NULL: "llama" */
     const char  *rope_scaling;            /* "linear", "yarn", ... */
     float        rope_factor;
+    uint32_t     rope_original;           /* context before scaling */
+    uint32_t     expert_count;
+    const char  *extra_tensor;            /* one more, that nobody knows */
     int          rope_freqs;              /* 1: write rope_freqs.weight */
     const char  *omit;                    /* leave this tensor or key out */
     const char  *misshape;                /* this tensor gets one row less */
-    const char  *retype;                  /* this tensor claims type 10 */
+    const char  *retype;                  /* it claims type 10; D, F % 256 == 0 */
 } tiny_conf_t;
 
 typedef struct {
@@ -354,8 +357,6 @@ tiny_tensor(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
 
     if (t->conf.retype != NULL && strcmp(t->conf.retype, name) == 0) {
         type = 10;
-        cols = 256;
-        rows = 1;
     }
 
     tiny_put(&t->data, zeros, (32 - t->data.len % 32) % 32);
@@ -504,6 +505,12 @@ tiny_weights(tiny_t *t)
     if (!c->tied) {
         tiny_matrix(t, "output.weight", mixed ? TINY_Q4_1 : c->type, c->D,
                     c->V, 3 * tiny_inv_sqrt((float) c->D), 'h');
+    }
+
+    if (c->extra_tensor != NULL
+        && tiny_tensor(t, c->extra_tensor, TINY_F32, 1, 1))
+    {
+        tiny_u32(&t->data, 0);
     }
 
     if (c->rope_freqs && tiny_tensor(t, "rope_freqs.weight", TINY_F32,
@@ -736,6 +743,15 @@ tiny_metadata(tiny_t *t)
         tiny_kv_str(t, "llama.rope.scaling.type", c->rope_scaling,
                     strlen(c->rope_scaling));
         tiny_kv_f32(t, "llama.rope.scaling.factor", c->rope_factor);
+    }
+
+    if (c->rope_original) {
+        tiny_kv_u32(t, "llama.rope.scaling.original_context_length",
+                    c->rope_original);
+    }
+
+    if (c->expert_count) {
+        tiny_kv_u32(t, "llama.expert_count", c->expert_count);
     }
 }
 
