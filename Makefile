@@ -157,9 +157,12 @@ model: $(DEMO_MODEL)                   ## fetch the demo model
 $(DEMO_MODEL):
 	@sh t/tool/fetch_model.sh $@
 
-tiny: $(BUILD)/tiny.gguf               ## generate the tiny test model
+tiny: $(BUILD)/tiny.gguf $(BUILD)/slow.gguf  ## generate the test models
 $(BUILD)/tiny.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -o $@
+# large enough that a test can kill something in the middle of a stream
+$(BUILD)/slow.gguf: $(BUILD)/make_tiny
+	$(BUILD)/make_tiny -s 7 --type q4_0 --shape 12,512,8,4,1536 -o $@
 
 run: deps                              ## set up, build, start nginx, stream one answer (PORT= MODEL=)
 	@$(MAKE) --no-print-directory all tiny

@@ -36,7 +36,8 @@ sub nginx_bin { return $ENV{TEST_NGINX_BINARY} || 'nginx' }
 
 sub model_path {
     my ($name) = @_;
-    return build_dir() . '/tiny.gguf' if !defined $name || $name eq 'tiny';
+    $name = 'tiny' if !defined $name;
+    return build_dir() . "/$name.gguf" if $name =~ /^(?:tiny|slow)$/;
     return $name =~ m{^/} ? $name : getcwd() . "/$name";
 }
 

@@ -1,0 +1,49 @@
+#!/usr/bin/perl
+# 110-kill-engine.t: kill -9 of the engine under eight streams: another one
+# loads and every stream goes on, byte for byte. A request that kills the
+# engine each time fails alone, at the third death.
+use strict;
+use warnings;
+use lib 't/lib';
+use Test::More;
+use Time::HiRes qw(sleep);
+use Infer;
+
+my $t = Infer->new(model => 'slow')->start;
+$t->allow(qr/infer engine .*(?:died|gone|exited)/);
+
+sub ask {
+    my ($i) = @_;
+    return { prompt => "stream $i", max_tokens => 300, seed => $i,
+             temperature => $i % 2 ? 0.8 : 0, ignore_eos => JSON::PP::true };
+}
+
+my @want = map { $t->post('/v1/completions', ask($_))->{json}{choices}[0]{text} }
+           1 .. 8;
+
+my @s = map { $t->stream('/v1/completions', ask($_)) } 1 .. 8;
+my @text = map { $_->event->{choices}[0]{text} } @s;
+my $old = $t->engine;
+ok($old, 'an engine runs');
+kill 'KILL', $old;
+my @r = map { $_->collect } @s;
+$text[$_] .= $r[$_]{text} for 0 .. 7;
+is(scalar(grep { $_->{done} } @r), 8, 'every stream ends with [DONE]');
+is_deeply(\@text, \@want, 'the text is what it would have been');
+my $new = $t->engine;
+ok($new && $new != $old, 'another engine runs');
+is(scalar(my @all = $t->engines), 1, 'only one');
+cmp_ok($t->metric('ngx_infer_engine_restarts_total'), '>=', 1,
+       'the restart is counted');
+
+# killed again while requests wait, not streamed
+my @c = map { my $c = $t->client; $c->send('POST', '/v1/completions', ask($_));
+              $c } 1 .. 8;
+sleep 0.05;
+kill 'KILL', $t->engine;
+my @a = map { $_->response } @c;
+is(scalar(grep { $_->{status} == 200 } @a), 8, 'no request fails');
+is_deeply([ map { $_->{json}{choices}[0]{text} } @a ], \@want, 'same text');
+
+$t->finish;
+done_testing;
