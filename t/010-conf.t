@@ -1,0 +1,250 @@
+# vi:filetype=
+# 010-conf.t: what nginx -t accepts and refuses, and how it says so.
+
+use lib 't/lib';
+use Test::Nginx::Socket 'no_plan';
+
+my $dir = $ENV{TEST_NGINX_TMP} = File::Temp::tempdir(CLEANUP => 1);
+sub put { open my $f, '>', "$dir/$_[0]" or die $!; print $f $_[1]; close $f }
+put('empty.gguf', '');
+put('noise.gguf', join '', map { chr($_ * 7 % 256) } 1 .. 5000);
+open my $in, '<', Infer::model_path('tiny') or die $!;
+binmode $in;
+read $in, my $bytes, 100_000_000;
+put('cut.gguf', substr $bytes, 0, length($bytes) / 2);
+(my $arch = $bytes) =~ s/(general\.architecture.{12})llama/$1mamba/s;
+put('arch.gguf', $arch);
+put('bad.jinja', "{% for x in %}\n");
+put('keys', "# a comment\nsecret-1 alice\nsecret-2\n");
+put('nokeys', "# nobody\n");
+
+run_tests();
+
+__DATA__
+
+=== TEST 1: three lines
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; }
+--- request
+GET /v1/models
+--- response_body_like: "id": ?"tiny"
+
+=== TEST 2: everything
+--- http_config
+    infer_zone   main 64m;
+    infer_engine main threads=1 nice=5 isa=auto env=HOME env=A=b cpus=0;
+    infer_model tiny {
+        zone main; path $TEST_NGINX_TINY_MODEL; alias gpt-x gpt-y;
+        device cpu; context 512; sequences 4; batch_tokens 64;
+        kv_cache 4m f16;
+    }
+    infer_queue length=100 tokens=100000;
+--- config
+    location /api/ {
+        infer tiny;
+        infer_endpoints chat completions models;
+        infer_thread_pool default;
+        infer_max_tokens 100 max=200;
+        infer_timeout queue=10s first=20s total=100s;
+        infer_sampling temperature=0.5 top_p=0.9 top_k=40 seed=1;
+        infer_system "Be brief.";
+        infer_api_keys $TEST_NGINX_TMP/keys;
+        infer_cors on;
+        infer_ping 5s;
+    }
+--- more_headers
+Authorization: Bearer secret-1
+--- request
+GET /api/models
+--- response_body_like: "id": ?"tiny"
+
+=== TEST 3: no such model
+--- config
+    location / { infer nothing; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"nothing".* in .*nginx\.conf:\d+/]
+
+=== TEST 4: no path
+--- http_config
+    infer_model tiny { context 100; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*path.* in .*nginx\.conf:\d+/]
+
+=== TEST 5: a missing file
+--- http_config
+    infer_model tiny { path /no/such/file.gguf; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"\/no\/such\/file\.gguf".*No such file.* in .*nginx\.conf:\d+/]
+
+=== TEST 6: an empty file
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TMP/empty.gguf; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*empty\.gguf.* in .*nginx\.conf:\d+/]
+
+=== TEST 7: noise
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TMP/noise.gguf; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*(?:GGUF|magic).* in .*nginx\.conf:\d+/i]
+
+=== TEST 8: a truncated file
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TMP/cut.gguf; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].* in .*nginx\.conf:\d+/]
+
+=== TEST 9: an architecture that we do not have
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TMP/arch.gguf; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*mamba.* in .*nginx\.conf:\d+/]
+
+=== TEST 10: a template that does not compile
+--- http_config
+    infer_model tiny {
+        path $TEST_NGINX_TINY_MODEL;
+        chat_template $TEST_NGINX_TMP/bad.jinja;
+    }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*line 1.* in .*nginx\.conf:\d+/]
+
+=== TEST 11: an unknown device
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; device tpu; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*tpu.* in .*nginx\.conf:\d+/]
+
+=== TEST 12: KV that cannot hold one sequence
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; context 2048; kv_cache 16k; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].* in .*nginx\.conf:\d+/]
+
+=== TEST 13: a zone that is too small says how large it must be
+--- http_config
+    infer_zone main 1m;
+    infer_model tiny { zone main; path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*(?:at least|must be).*\d+.* in .*nginx\.conf:\d+/]
+
+=== TEST 14: negative nice
+--- http_config
+    infer_engine default nice=-5;
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*nice.* in .*nginx\.conf:\d+/]
+
+=== TEST 15: an unknown endpoint
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_endpoints chat nonsense; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*nonsense.* in .*nginx\.conf:\d+/]
+
+=== TEST 16: a sampling value out of range
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_sampling temperature=9; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*temperature.* in .*nginx\.conf:\d+/]
+
+=== TEST 17: a missing thread pool
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_thread_pool nowhere; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*nowhere/]
+
+=== TEST 18: the same model twice
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*tiny.* in .*nginx\.conf:\d+/]
+
+=== TEST 19: a key file that is missing, and one without keys
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_api_keys /no/such/keys; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*\/no\/such\/keys/]
+
+=== TEST 20: a context longer than the model's
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; context 1000000; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*1000000.* in .*nginx\.conf:\d+/]
+
+=== TEST 21: two models in one zone, one by variable
+--- http_config
+    infer_model one { path $TEST_NGINX_TINY_MODEL; context 256; }
+    infer_model two { path $TEST_NGINX_TINY_MODEL; context 256; alias zwei; }
+    map $arg_m $which { default one; 2 two; }
+--- config
+    location / { infer $which; }
+--- request
+GET /models?m=2
+--- response_body_like: "id": ?"two"
+
+=== TEST 22: settings are inherited from the server
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_max_tokens 3;
+--- config
+    infer_sampling temperature=0;
+    location / { infer tiny; }
+--- request
+POST /v1/completions
+{"prompt":"abc","ignore_eos":true}
+--- response_body_like: "completion_tokens": ?3
