@@ -9,7 +9,11 @@
  * subpart, as Unicode recommends). Text that may be the start of a stop
  * string is held back. When a stop string matches, everything before it is
  * visible and the rest is dropped; of several, the one that starts first,
- * then the longer. Within the first min_tokens tokens no stop string is
+ * then the longer. A complete match therefore waits while one that starts
+ * before it may still come true; it does not wait for a longer one at its
+ * own place, since that shows the same text: the longest that is complete
+ * with the token that decides is reported. So the visible text depends on
+ * the bytes alone, not on where tokens end. Within the first min_tokens tokens no stop string is
  * matched (text of those tokens never takes part in a match). finish() gives
  * out what is held (an incomplete sequence as U+FFFD).
  */
@@ -36,7 +40,8 @@ void infer_stream_free(infer_stream_t *st);
 int infer_stream_put(infer_stream_t *st, int32_t id, int hidden,
     const char **out, size_t *out_len);
 
-/* The generation ended: what is held comes out, nothing after a match. */
+/* The generation ended: what is held comes out, nothing after a match. A
+ * match that waited counts now: ask infer_stream_matched() afterwards. */
 void infer_stream_finish(infer_stream_t *st, const char **out,
     size_t *out_len);
 

@@ -49,8 +49,11 @@ const char *infer_text_template_source(const infer_text_t *text, size_t *len);
 #define INFER_TEXT_SPECIAL   1u   /* recognise special tokens in the text */
 #define INFER_TEXT_BOS       2u   /* prepend BOS if the model adds one */
 
-/* Encodes s[0..len), any bytes; *ids is malloc'd, the caller's. Time is
- * bounded by O(len log len). */
+/* Encodes s[0..len), any bytes; *ids is malloc'd, the caller's (NULL when
+ * there is none). Time is bounded by O(len log len). The ids' pieces give
+ * the text back, except for bytes that the vocabulary has no token for:
+ * each becomes U+FFFD. User-defined tokens are always recognised. NOMEM is
+ * the only error. */
 int infer_text_encode(const infer_text_t *text, const char *s, size_t len,
     unsigned flags, int32_t **ids, size_t *n_ids, infer_err_t *err);
 
@@ -60,6 +63,9 @@ int infer_text_encode(const infer_text_t *text, const char *s, size_t len,
  * An id outside the vocabulary gives length 0. */
 const char *infer_text_piece(const infer_text_t *text, int32_t id,
     int special, size_t *len);
+
+/* Bytes of the longest piece. */
+uint32_t infer_text_max_piece(const infer_text_t *text);
 
 /* 1: id is a control token, never shown in output. */
 int infer_text_is_control(const infer_text_t *text, int32_t id);
