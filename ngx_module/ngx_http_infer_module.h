@@ -30,16 +30,16 @@
 
 #define NGX_HTTP_INFER_NO_ENTRY           ((ngx_uint_t) -1)
 
-/* infer_endpoints; names as in the directive */
+/* infer_endpoints; names as in the directive; 1 is NGX_CONF_BITMASK_SET */
 
-#define NGX_HTTP_INFER_EP_CHAT            0x0001  /* chat/completions */
-#define NGX_HTTP_INFER_EP_COMPLETIONS     0x0002  /* completions */
-#define NGX_HTTP_INFER_EP_MODELS          0x0004  /* models */
-#define NGX_HTTP_INFER_EP_TOKENIZE        0x0008  /* tokenize */
-#define NGX_HTTP_INFER_EP_DETOKENIZE      0x0010  /* detokenize */
-#define NGX_HTTP_INFER_EP_TEMPLATE        0x0020  /* apply-template */
-#define NGX_HTTP_INFER_EP_HEALTH          0x0040  /* health/live, .../ready */
-#define NGX_HTTP_INFER_EP_METRICS         0x0080  /* metrics */
+#define NGX_HTTP_INFER_EP_CHAT            0x0002  /* chat/completions */
+#define NGX_HTTP_INFER_EP_COMPLETIONS     0x0004  /* completions */
+#define NGX_HTTP_INFER_EP_MODELS          0x0008  /* models */
+#define NGX_HTTP_INFER_EP_TOKENIZE        0x0010  /* tokenize */
+#define NGX_HTTP_INFER_EP_DETOKENIZE      0x0020  /* detokenize */
+#define NGX_HTTP_INFER_EP_TEMPLATE        0x0040  /* apply-template */
+#define NGX_HTTP_INFER_EP_HEALTH          0x0080  /* health/live, .../ready */
+#define NGX_HTTP_INFER_EP_METRICS         0x0100  /* metrics */
 #define NGX_HTTP_INFER_EP_ALL             0x00ff
 
 /* infer_sampling: which keys a location has set */
