@@ -13,9 +13,10 @@
  * before it may still come true; it does not wait for a longer one at its
  * own place, since that shows the same text: the longest that is complete
  * with the token that decides is reported. So the visible text depends on
- * the bytes alone, not on where tokens end. Within the first min_tokens tokens no stop string is
- * matched (text of those tokens never takes part in a match). finish() gives
- * out what is held (an incomplete sequence as U+FFFD).
+ * the bytes alone, not on where tokens end. Within the first min_tokens
+ * tokens no stop string is matched (text of those tokens never takes part in
+ * a match). finish() gives out what is held (an incomplete sequence as
+ * U+FFFD).
  */
 
 #ifndef INFER_TEXT_STREAM_H

@@ -391,7 +391,8 @@ bpe_piece(bpe_t *b, const char *s, size_t len)
 }
 
 
-/* End of the piece that begins at `at`; s[0..len) is valid UTF-8. */
+/* End of the piece that begins at `at`; s[0..len) is valid UTF-8. at itself
+ * when there is no memory. */
 static size_t
 bpe_next(bpe_t *b, const char *s, size_t len, size_t at)
 {
@@ -406,6 +407,10 @@ bpe_next(bpe_t *b, const char *s, size_t len, size_t at)
         rc = pcre2_match(pre->code, (PCRE2_SPTR) s, len, at,
                          PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, b->match,
                          pre->limits);
+    }
+
+    if (rc == PCRE2_ERROR_NOMEMORY) {
+        return at;
     }
 
     return rc > 0 && ov[1] > at && ov[1] <= len ? ov[1] : len;
@@ -457,7 +462,8 @@ bpe_text(bpe_t *b, const char *s, size_t len)
 
         for (size_t at = 0; at < i - from && rc == INFER_OK; at = end) {
             end = bpe_next(b, s + from, i - from, at);
-            rc = bpe_piece(b, s + from + at, end - at);
+            rc = end == at ? INFER_NOMEM
+                           : bpe_piece(b, s + from + at, end - at);
         }
 
         from = i;
