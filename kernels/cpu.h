@@ -1,0 +1,139 @@
+/*
+ * cpu.h: what the CPU levels share inside kernels/: the packed weight, the
+ * activation rows, the KV page layout and the inner table of per-ISA
+ * entries. ref/ fills a table with the definitions in plain C, each x86
+ * level overwrites entries. Nobody outside kernels/ includes this.
+ *
+ * Weight layout. Rows are cut into stripes of 48 = 3 panels of 16, zero
+ * padded. A stripe is one sequential stream, blocks of 32 columns ascending:
+ *
+ *   quantized block:  values of panel 0, 1, 2 | f16 scale[48] | f16 min[48]
+ *     nibbles (256 B a panel):  dword [i][lane], i 0..3; byte t of it has
+ *                               column 4i + t low and 16 + 4i + t high
+ *     bytes   (512 B a panel):  dword [i][lane], i 0..7; byte t: 4i + t
+ *   float:            value [column][48]
+ *
+ * All values are unsigned; a form without minima has a zero point, which is
+ * 1 << zero_shift and is taken back exactly by the block sums of the
+ * activations.
+ */
+
+#ifndef KERN_CPU_H
+#define KERN_CPU_H
+
+#include "kern.h"
+
+#define CPU_LANES    16
+#define CPU_STRIPE   48
+#define CPU_BLOCK    32
+#define CPU_CHUNK    128   /* keys of one attention chunk */
+#define CPU_QMAX     16    /* query vectors of one attention call */
+
+typedef enum {
+    CPU_N4Z,    /* nibbles, zero point      Q4_0       */
+    CPU_N4M,    /* nibbles, minima          Q4_1       */
+    CPU_B8Z,    /* bytes, zero point        Q5_0, Q8_0 */
+    CPU_B8M,    /* bytes, minima            Q5_1       */
+    CPU_F32,
+    CPU_F16,
+    CPU_BF16
+} cpu_form_e;
+
+struct kern_weight_s {
+    uint8_t            *data;
+    size_t              stripe_bytes;
+    uint64_t            bytes;         /* in the arena */
+    uint32_t            type;          /* KERN_* */
+    cpu_form_e          form;
+    uint32_t            n_out, n_in;
+    uint32_t            n_stripes;
+    uint32_t            zero_shift;
+    struct cpu_slab_s  *slab;
+};
+
+/* Activation rows [n_rows, n_in] of one linear. q8: quantized in blocks of
+ * 32; f: as they are, for float weights and for the f32 definition. */
+typedef struct {
+    int8_t   *q;        /* [row * n_in] */
+    float    *d;        /* [row * nb]   scale */
+    int32_t  *nsum;     /* [row * nb]   minus the sum of a block's q */
+    float    *dsum;     /* [row * nb]   d * sum */
+    float    *f;        /* [row * n_in] */
+    uint32_t  n_in;
+} cpu_acts_t;
+
+/* One attention call: nq query vectors of one kv head against its keys.
+ * Query i sees positions 0 .. n_keys[i] - 1; n_keys ascends. */
+typedef struct {
+    const float     *q[CPU_QMAX];      /* [head_dim], rotated and scaled */
+    float           *out[CPU_QMAX];    /* [head_dim] */
+    uint32_t         n_keys[CPU_QMAX];
+    uint32_t         nq;
+    uint32_t         head_dim, v_dim;  /* v_dim: head_dim up to % 16 */
+    const uint8_t   *kv;               /* page 0, this layer and head */
+    size_t           page_bytes;
+    const uint32_t  *pages;
+    float           *work;             /* cpu_attn_work() floats */
+} cpu_attn_t;
+
+typedef struct {
+    const char  *name;
+    int          q8;    /* activations of quantized linears are quantized */
+
+    /* y = x * (1 / sqrt(mean(x^2) + eps)) * w; n % 16 == 0 */
+    void (*rmsnorm)(float *y, const float *x, const float *w, float eps,
+        uint32_t n);
+    /* fills row `row` of a; n_in % 32 == 0 */
+    void (*quantize)(const cpu_acts_t *a, uint32_t row, const float *x);
+    /* y[r * ldy + j] (+)= rows r0 + r of a times output j of the stripe,
+     * j < min(48, outputs left) */
+    void (*linear)(const kern_weight_t *w, uint32_t stripe,
+        const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y,
+        size_t ldy, int add);
+    /* y = silu(g) * u */
+    void (*silu_mul)(float *y, const float *g, const float *u, uint32_t n);
+    /* y = rotated x * scale; cs: cos and signed sin, [2 * rope_dim] */
+    void (*rope)(float *y, const float *x, const float *cs,
+        uint32_t rope_dim, uint32_t head_dim, float scale);
+    /* k, v [head_dim] of one token into slot 0..31 of a page's head */
+    void (*kv_store)(uint8_t *kv, uint32_t slot, const float *k,
+        const float *v, uint32_t head_dim, uint32_t v_dim);
+    void (*attend)(const cpu_attn_t *a);
+    int32_t (*argmax)(const float *x, size_t n);
+    void (*exp_row)(float *y, const float *x, float sub, size_t n);
+} cpu_inner_t;
+
+/* Head of a KV page: K as [head_dim][32 tokens], V as [32 tokens][v_dim],
+ * both f16; heads follow each other, then layers. */
+static inline size_t
+cpu_kv_head_bytes(uint32_t head_dim, uint32_t v_dim)
+{
+    return (size_t) KERN_PAGE_TOKENS * (head_dim + v_dim) * 2;
+}
+
+/* Scores of a chunk, its outputs, the running outputs, four numbers each. */
+static inline size_t
+cpu_attn_work(uint32_t v_dim)
+{
+    return (size_t) CPU_QMAX * (CPU_CHUNK + 2 * (size_t) v_dim + 4);
+}
+
+static inline uint32_t
+cpu_valid(const kern_weight_t *w, uint32_t stripe)
+{
+    uint32_t left = w->n_out - stripe * CPU_STRIPE;
+
+    return left < CPU_STRIPE ? left : CPU_STRIPE;
+}
+
+float cpu_f16_to_f32(uint16_t h);
+uint16_t cpu_f32_to_f16(float f);   /* nearest even, clamped to +-65504 */
+
+/* Value of one weight; the definition of dequantization. */
+float cpu_weight_at(const kern_weight_t *w, uint32_t row, uint32_t col);
+
+/* The inner table of a level ("ref", "ref-q8", "avx2", "avx512"); NULL when
+ * there is none or this machine cannot run it. */
+const cpu_inner_t *cpu_inner(const char *isa);
+
+#endif

@@ -1,0 +1,262 @@
+/*
+ * cpu_ctx.c: opens and closes a CPU context: the team, one scratch mapping
+ * for everything that a step needs, and one mapping for all KV pages whose
+ * untouched pages cost nothing.
+ */
+
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cpu_ctx.h"
+
+
+static int
+ctx_check(const kern_shape_t *s, infer_err_t *err)
+{
+    if (s->n_layers == 0 || s->dim == 0 || s->dim % 32 != 0
+        || s->dim > 1u << 17 || s->ffn == 0 || s->ffn % 32 != 0
+        || s->ffn > 1u << 19 || s->vocab == 0 || s->vocab > 1u << 24)
+    {
+        return infer_err(err, INFER_UNSUPPORTED,
+                         "model width %u, ffn %u or vocabulary %u cannot be "
+                         "served: widths must be multiples of 32", s->dim,
+                         s->ffn, s->vocab);
+    }
+    if (s->n_kv_heads == 0 || s->n_heads == 0 || s->n_heads > 1024
+        || s->n_heads % s->n_kv_heads != 0 || s->head_dim == 0
+        || s->head_dim % 2 != 0 || s->head_dim > 256
+        || s->n_heads * s->head_dim % 32 != 0 || s->rope_dim > s->head_dim
+        || s->rope_dim % 2 != 0)
+    {
+        return infer_err(err, INFER_UNSUPPORTED,
+                         "attention of %u heads, %u kv heads and %u values a "
+                         "head cannot be served", s->n_heads, s->n_kv_heads,
+                         s->head_dim);
+    }
+    if (s->n_threads == 0 || s->n_threads > KERN_MAX_THREADS
+        || s->max_rows == 0 || s->max_outs == 0 || s->max_seqs == 0
+        || s->max_rows > 1u << 20 || s->max_outs > 1u << 20
+        || s->context == 0)
+    {
+        return infer_err(err, INFER_INVALID,
+                         "%u threads, %u rows, %u outputs a step", s->n_threads,
+                         s->max_rows, s->max_outs);
+    }
+    return INFER_OK;
+}
+
+static void *
+ctx_map(size_t bytes)
+{
+    void  *p;
+
+    p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* Cuts len bytes, 64-aligned, from the scratch mapping; with no mapping
+ * yet only counts. */
+static void *
+ctx_cut(kern_ctx_t *c, size_t *used, size_t len)
+{
+    void  *p = c->scratch != NULL ? c->scratch + *used : NULL;
+
+    *used += (len + 63) / 64 * 64;
+    return p;
+}
+
+static size_t
+ctx_lay_out(kern_ctx_t *c)
+{
+    const kern_shape_t  *s = &c->shape;
+    size_t               used = 0, wide, rows, t = s->max_rows;
+    cpu_acts_t          *a = &c->acts;
+
+    rows = t > s->max_outs ? t : s->max_outs;
+    wide = s->dim > s->ffn ? s->dim : s->ffn;
+    wide = wide > s->n_heads * s->head_dim ? wide : s->n_heads * s->head_dim;
+
+    c->x = ctx_cut(c, &used, t * s->dim * sizeof(float));
+    c->qkv = ctx_cut(c, &used, t * c->qkv_dim * sizeof(float));
+    c->att = ctx_cut(c, &used,
+                     t * s->n_heads * s->head_dim * sizeof(float));
+    c->hid = ctx_cut(c, &used, t * s->ffn * sizeof(float));
+    c->cs = ctx_cut(c, &used, t * 2 * s->rope_dim * sizeof(float));
+    a->q = ctx_cut(c, &used, rows * wide);
+    a->d = ctx_cut(c, &used, rows * wide / CPU_BLOCK * sizeof(float));
+    a->nsum = ctx_cut(c, &used, rows * wide / CPU_BLOCK * sizeof(int32_t));
+    a->dsum = ctx_cut(c, &used, rows * wide / CPU_BLOCK * sizeof(float));
+    a->f = ctx_cut(c, &used, rows * s->dim * sizeof(float));
+    c->work = ctx_cut(c, &used,
+                      s->n_threads * c->work_floats * sizeof(float));
+    c->qtile = ctx_cut(c, &used, t * sizeof(c->qtile[0]));
+    c->logits = ctx_cut(c, &used,
+                        (size_t) s->max_outs * s->vocab * sizeof(float));
+    return used;
+}
+
+static size_t
+ctx_work_floats(const kern_ctx_t *c)
+{
+    size_t  attn, norm;
+
+    attn = cpu_attn_work(c->v_dim)
+           + (size_t) CPU_QMAX * c->shape.head_dim;
+    norm = (size_t) c->shape.dim + 2 * CPU_ROW_TILE * CPU_STRIPE;
+    return ((attn > norm ? attn : norm) + 15) / 16 * 16;
+}
+
+static int
+ctx_alloc(kern_ctx_t *c, infer_err_t *err)
+{
+    const kern_shape_t  *s = &c->shape;
+
+    c->max_phases = 12 * s->n_layers + 16;
+    c->phase = calloc(c->max_phases, sizeof(c->phase[0]));
+
+    c->work_floats = ctx_work_floats(c);
+    c->scratch_bytes = ctx_lay_out(c);
+    c->scratch = ctx_map(c->scratch_bytes);
+    c->page_bytes = kern_cpu_kv_page_bytes(s);
+    c->kv_bytes = c->page_bytes * s->n_pages;
+    c->kv = c->kv_bytes != 0 ? ctx_map(c->kv_bytes) : NULL;
+
+    if (c->phase == NULL || c->scratch == NULL
+        || (c->kv == NULL && c->kv_bytes != 0))
+    {
+        return infer_err(err, INFER_NOMEM,
+                         "no memory for %zu bytes of scratch and %zu of KV "
+                         "pages", c->scratch_bytes, c->kv_bytes);
+    }
+    (void) ctx_lay_out(c);
+
+    if (s->rope_dim != 0) {
+        c->inv_freq = malloc(s->rope_dim / 2 * sizeof(float));
+        if (c->inv_freq == NULL) {
+            return infer_err(err, INFER_NOMEM, "no memory for the rotation");
+        }
+        memcpy(c->inv_freq, s->rope_inv_freq,
+               s->rope_dim / 2 * sizeof(float));
+    }
+    return INFER_OK;
+}
+
+int
+kern_cpu_open(kern_ctx_t **ctx, const cpu_inner_t *in,
+    const kern_shape_t *shape, infer_err_t *err)
+{
+    kern_ctx_t  *c;
+    uint32_t     group;
+    int          rc;
+
+    rc = ctx_check(shape, err);
+    if (rc != INFER_OK) {
+        return rc;
+    }
+
+    c = calloc(1, sizeof(*c));
+    if (c == NULL) {
+        return infer_err(err, INFER_NOMEM, "no memory for the CPU context");
+    }
+    c->in = in;
+    c->shape = *shape;
+    c->shape.rope_inv_freq = NULL;
+    c->shape.cpus = NULL;
+    c->v_dim = (shape->head_dim + 15) / 16 * 16;
+    c->qkv_dim = (shape->n_heads + 2 * shape->n_kv_heads) * shape->head_dim;
+    group = shape->n_heads / shape->n_kv_heads;
+    c->tile_rows = group < 12 ? 12 / group : 1;
+
+    c->shape.rope_inv_freq = shape->rope_inv_freq;
+    rc = ctx_alloc(c, err);
+    c->shape.rope_inv_freq = c->inv_freq;
+    if (rc == INFER_OK) {
+        rc = cpu_team_open(&c->team, shape->n_threads, shape->cpus, err);
+    }
+    if (rc != INFER_OK) {
+        kern_cpu_close(c);
+        return rc;
+    }
+
+    *ctx = c;
+    return INFER_OK;
+}
+
+void
+kern_cpu_close(kern_ctx_t *c)
+{
+    if (c == NULL) {
+        return;
+    }
+    cpu_team_close(c->team);
+    cpu_slabs_free(c);
+    if (c->scratch != NULL) {
+        munmap(c->scratch, c->scratch_bytes);
+    }
+    if (c->kv != NULL) {
+        munmap(c->kv, c->kv_bytes);
+    }
+    free(c->inv_freq);
+    free(c->phase);
+    free(c);
+}
+
+uint64_t
+kern_cpu_kv_page_bytes(const kern_shape_t *s)
+{
+    return cpu_kv_head_bytes(s->head_dim, (s->head_dim + 15) / 16 * 16)
+           * s->n_kv_heads * s->n_layers;
+}
+
+void
+kern_cpu_kv_zero(kern_ctx_t *c, uint32_t page)
+{
+    memset(c->kv + page * c->page_bytes, 0, c->page_bytes);
+}
+
+float *
+kern_cpu_logits(kern_ctx_t *c, uint32_t out_idx)
+{
+    return c->logits + (size_t) out_idx * c->shape.vocab;
+}
+
+/* kern_cpu_parallel's job. */
+typedef struct {
+    void            (*fn)(void *arg, uint32_t i);
+    void             *arg;
+    uint32_t          n;
+    _Atomic uint32_t  next;
+} ctx_parallel_t;
+
+static void
+ctx_parallel_run(void *arg, uint32_t tid)
+{
+    ctx_parallel_t  *job = arg;
+    uint32_t         i;
+
+    (void) tid;
+    while ((i = atomic_fetch_add_explicit(&job->next, 1,
+                                          memory_order_relaxed)) < job->n)
+    {
+        job->fn(job->arg, i);
+    }
+}
+
+void
+kern_cpu_parallel(kern_ctx_t *c, void (*fn)(void *arg, uint32_t i), void *arg,
+    uint32_t n)
+{
+    ctx_parallel_t  job = { .fn = fn, .arg = arg, .n = n };
+    uint32_t        i;
+
+    if (n <= 1 || c->shape.n_threads == 1) {
+        for (i = 0; i < n; i++) {
+            fn(arg, i);
+        }
+        return;
+    }
+    cpu_team_start(c->team, ctx_parallel_run, &job);
+    cpu_team_join(c->team);
+}

@@ -1,0 +1,107 @@
+/*
+ * cpu_ctx.h: the CPU backend's context (one model on one team) and the
+ * functions of the outer table, each in the file that its name says.
+ * Lifetime: process; everything is sized at open, nothing is allocated in
+ * a step.
+ */
+
+#ifndef KERN_CPU_CTX_H
+#define KERN_CPU_CTX_H
+
+#include <stdatomic.h>
+
+#include "cpu.h"
+#include "cpu_team.h"
+
+#define CPU_ROW_TILE  32     /* rows whose gate and up outputs stay in L1 */
+
+typedef struct cpu_phase_s  cpu_phase_t;
+
+typedef void (*cpu_phase_pt)(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid);
+
+struct cpu_phase_s {
+    cpu_phase_pt          fn;
+    uint32_t              layer;
+    const float          *norm;
+    const kern_weight_t  *w[3];       /* matrices of the phase */
+    _Atomic uint32_t      next;       /* unit counter, dynamic phases */
+};
+
+/* Arena of packed weights: huge-page slabs, freed when empty. */
+typedef struct cpu_slab_s {
+    struct cpu_slab_s  *next;
+    uint8_t            *base;
+    size_t              size, used;
+    uint32_t            live;
+} cpu_slab_t;
+
+/* A tile of consecutive rows of one sequence for attention. */
+typedef struct {
+    uint32_t  seq;
+    uint32_t  row, n_rows;
+} cpu_qtile_t;
+
+struct kern_ctx_s {
+    const cpu_inner_t  *in;
+    kern_shape_t        shape;
+    float              *inv_freq;
+    uint32_t            v_dim;
+    uint32_t            qkv_dim;       /* (H + 2G) * K */
+    uint32_t            tile_rows;     /* query rows of one attention call */
+
+    cpu_team_t         *team;
+    cpu_slab_t         *slabs;
+
+    uint8_t            *kv;            /* n_pages * page_bytes, NORESERVE */
+    size_t              page_bytes, kv_bytes;
+
+    uint8_t            *scratch;       /* one mapping, cut up below */
+    size_t              scratch_bytes;
+    float              *x;             /* [T, D] residual stream */
+    float              *qkv;           /* [T, qkv_dim] */
+    float              *att;           /* [T, H * K] */
+    float              *hid;           /* [T, F] */
+    float              *cs;            /* [T, 2 * rope_dim] */
+    float              *logits;        /* [max_outs, V] */
+    cpu_acts_t          acts;          /* [max(T, max_outs), widest] */
+    float              *work;          /* [n_threads, work_floats] */
+    size_t              work_floats;
+    cpu_qtile_t        *qtile;         /* [T] */
+    uint32_t            n_qtiles;
+
+    cpu_phase_t        *phase;
+    uint32_t            n_phases, max_phases;
+    const kern_batch_t *batch;
+};
+
+int kern_cpu_open(kern_ctx_t **ctx, const cpu_inner_t *in,
+    const kern_shape_t *shape, infer_err_t *err);
+void kern_cpu_close(kern_ctx_t *c);
+uint64_t kern_cpu_kv_page_bytes(const kern_shape_t *shape);
+void kern_cpu_kv_zero(kern_ctx_t *c, uint32_t page);
+float *kern_cpu_logits(kern_ctx_t *c, uint32_t out_idx);
+void kern_cpu_parallel(kern_ctx_t *c, void (*fn)(void *arg, uint32_t i),
+    void *arg, uint32_t n);
+
+int kern_cpu_pack(kern_ctx_t *c, kern_weight_t **w, const kern_src_t *src,
+    infer_err_t *err);
+void kern_cpu_weight_free(kern_ctx_t *c, kern_weight_t *w);
+uint64_t kern_cpu_weight_bytes(const kern_weight_t *w);
+void cpu_slabs_free(kern_ctx_t *c);
+
+int kern_cpu_begin(kern_ctx_t *c, const kern_batch_t *batch);
+int kern_cpu_embed(kern_ctx_t *c, const kern_weight_t *embd);
+int kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w);
+int kern_cpu_ffn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w);
+int kern_cpu_head(kern_ctx_t *c, const float *norm, const kern_weight_t *w);
+int kern_cpu_submit(kern_ctx_t *c);
+int kern_cpu_wait(kern_ctx_t *c);
+
+/* First item of thread tid of n items over the team. */
+static inline uint32_t
+cpu_part(const kern_ctx_t *c, uint32_t n, uint32_t tid)
+{
+    return (uint32_t) ((uint64_t) n * tid / c->shape.n_threads);
+}
+
+#endif

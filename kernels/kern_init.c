@@ -1,0 +1,248 @@
+/*
+ * kern_init.c: probes the machine and chooses a backend from one table of
+ * levels, best first.
+ */
+
+#include <string.h>
+
+#include "cpu_ctx.h"
+#include "ref/ref.h"
+#include "x86/x86.h"
+
+/* Equal ids give equal bits. All q8 levels share one definition, up to and
+ * including attention. The number changes when the definition does. */
+#define NUMERICS_F32  1
+#define NUMERICS_Q8   2
+
+typedef struct {
+    kern_ops_t    ops;            /* first: open() finds its level by it */
+    const char   *isa;            /* name in the configuration */
+    int         (*has)(void);
+    cpu_inner_t   inner;
+} init_level_t;
+
+
+static int
+init_has_always(void)
+{
+    return 1;
+}
+
+#if defined(__x86_64__)
+
+/* XCR0: which register files the kernel saves. */
+static uint32_t
+init_xcr0(void)
+{
+    uint32_t  eax, edx;
+
+    __asm__ volatile ("xgetbv" : "=a" (eax), "=d" (edx) : "c" (0));
+    (void) edx;
+    return eax;
+}
+
+static void
+init_cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4])
+{
+    __asm__ volatile ("cpuid"
+                      : "=a" (r[0]), "=b" (r[1]), "=c" (r[2]), "=d" (r[3])
+                      : "a" (leaf), "c" (sub));
+}
+
+static int
+init_has_avx2(void)
+{
+    uint32_t  r[4];
+
+    init_cpuid(0, 0, r);
+    if (r[0] < 7) {
+        return 0;
+    }
+    init_cpuid(1, 0, r);
+    /* FMA, OSXSAVE, AVX, F16C */
+    if ((r[2] & (1u << 12)) == 0 || (r[2] & (1u << 27)) == 0
+        || (r[2] & (1u << 28)) == 0 || (r[2] & (1u << 29)) == 0
+        || (init_xcr0() & 0x6) != 0x6)
+    {
+        return 0;
+    }
+    init_cpuid(7, 0, r);
+    return (r[1] & (1u << 5)) != 0;
+}
+
+static int
+init_has_avx512(void)
+{
+    uint32_t  r[4];
+
+    if (!init_has_avx2() || (init_xcr0() & 0xe6) != 0xe6) {
+        return 0;
+    }
+    init_cpuid(7, 0, r);
+    /* F, DQ, BW, VL; VNNI */
+    return (r[1] & (1u << 16)) != 0 && (r[1] & (1u << 17)) != 0
+           && (r[1] & (1u << 30)) != 0 && (r[1] & (1u << 31)) != 0
+           && (r[2] & (1u << 11)) != 0;
+}
+
+#endif
+
+
+static int init_open(kern_ctx_t **ctx, const kern_ops_t *ops,
+    const kern_shape_t *shape, infer_err_t *err);
+
+/* What all CPU levels have in common. */
+#define INIT_CPU_OPS                                                          \
+    .open = init_open,                                                        \
+    .close = kern_cpu_close,                                                  \
+    .pack = kern_cpu_pack,                                                    \
+    .weight_free = kern_cpu_weight_free,                                      \
+    .weight_bytes = kern_cpu_weight_bytes,                                    \
+    .begin = kern_cpu_begin,                                                  \
+    .embed = kern_cpu_embed,                                                  \
+    .attn = kern_cpu_attn,                                                    \
+    .ffn = kern_cpu_ffn,                                                      \
+    .head = kern_cpu_head,                                                    \
+    .submit = kern_cpu_submit,                                                \
+    .wait = kern_cpu_wait,                                                    \
+    .logits = kern_cpu_logits,                                                \
+    .kv_page_bytes = kern_cpu_kv_page_bytes,                                  \
+    .kv_zero = kern_cpu_kv_zero,                                              \
+    .parallel = kern_cpu_parallel
+
+static const init_level_t  init_levels[] = {
+#if defined(__x86_64__)
+    {
+        .isa = "avx512",
+        .has = init_has_avx512,
+        .ops = { .name = "avx512", .numerics = NUMERICS_Q8, INIT_CPU_OPS,
+                 .argmax = kern_argmax_avx512,
+                 .exp_row = kern_exp_row_avx512 },
+        .inner = { .name = "avx512", .q8 = 1,
+                   .rmsnorm = kern_rmsnorm_avx512,
+                   .quantize = kern_quantize_avx512,
+                   .linear = kern_linear_avx512,
+                   .silu_mul = kern_silu_mul_avx512,
+                   .rope = kern_rope_avx512,
+                   .kv_store = kern_kv_store_avx512,
+                   .attend = kern_attend_avx512,
+                   .argmax = kern_argmax_avx512,
+                   .exp_row = kern_exp_row_avx512 }
+    },
+    {
+        .isa = "avx2",
+        .has = init_has_avx2,
+        .ops = { .name = "avx2", .numerics = NUMERICS_Q8, INIT_CPU_OPS,
+                 .argmax = kern_argmax_avx2,
+                 .exp_row = kern_exp_row_avx2 },
+        .inner = { .name = "avx2", .q8 = 1,
+                   .rmsnorm = kern_rmsnorm_avx2,
+                   .quantize = kern_quantize_avx2,
+                   .linear = kern_linear_avx2,
+                   .silu_mul = kern_silu_mul_avx2,
+                   .rope = kern_rope_avx2,
+                   .kv_store = kern_kv_store_avx2,
+                   .attend = kern_attend_avx2,
+                   .argmax = kern_argmax_avx2,
+                   .exp_row = kern_exp_row_avx2 }
+    },
+#endif
+    {
+        .isa = "ref-q8",
+        .has = init_has_always,
+        .ops = { .name = "ref-q8", .numerics = NUMERICS_Q8, INIT_CPU_OPS,
+                 .argmax = kern_argmax_ref,
+                 .exp_row = kern_exp_row_ref },
+        .inner = { .name = "ref-q8", .q8 = 1,
+                   .rmsnorm = kern_rmsnorm_ref,
+                   .quantize = kern_quantize_ref,
+                   .linear = kern_linear_q8_ref,
+                   .silu_mul = kern_silu_mul_ref,
+                   .rope = kern_rope_ref,
+                   .kv_store = kern_kv_store_ref,
+                   .attend = kern_attend_ref,
+                   .argmax = kern_argmax_ref,
+                   .exp_row = kern_exp_row_ref }
+    },
+    {
+        .isa = "ref",
+        .has = init_has_always,
+        .ops = { .name = "ref-f32", .numerics = NUMERICS_F32, INIT_CPU_OPS,
+                 .argmax = kern_argmax_ref,
+                 .exp_row = kern_exp_row_ref },
+        .inner = { .name = "ref-f32", .q8 = 0,
+                   .rmsnorm = kern_rmsnorm_ref,
+                   .quantize = kern_quantize_ref,
+                   .linear = kern_linear_f32_ref,
+                   .silu_mul = kern_silu_mul_ref,
+                   .rope = kern_rope_ref,
+                   .kv_store = kern_kv_store_ref,
+                   .attend = kern_attend_ref,
+                   .argmax = kern_argmax_ref,
+                   .exp_row = kern_exp_row_ref }
+    }
+};
+
+#define INIT_N_LEVELS  (sizeof(init_levels) / sizeof(init_levels[0]))
+
+
+static int
+init_open(kern_ctx_t **ctx, const kern_ops_t *ops, const kern_shape_t *shape,
+    infer_err_t *err)
+{
+    const init_level_t  *level = (const init_level_t *) ops;
+
+    return kern_cpu_open(ctx, &level->inner, shape, err);
+}
+
+static const init_level_t *
+init_find(const char *isa)
+{
+    size_t  i;
+
+    for (i = 0; i < INIT_N_LEVELS; i++) {
+        if (strcmp(init_levels[i].isa, isa) == 0) {
+            return &init_levels[i];
+        }
+    }
+    return NULL;
+}
+
+const cpu_inner_t *
+cpu_inner(const char *isa)
+{
+    const init_level_t  *level = init_find(isa);
+
+    return level != NULL && level->has() ? &level->inner : NULL;
+}
+
+const kern_ops_t *
+kern_init(const char *device, const char *isa, infer_err_t *err)
+{
+    const init_level_t  *level;
+    size_t               i;
+
+    if (strcmp(device, "cpu") != 0) {
+        (void) infer_err(err, INFER_UNSUPPORTED,
+                         "device \"%s\" is not built in", device);
+        return NULL;
+    }
+
+    if (isa == NULL || strcmp(isa, "auto") == 0) {
+        for (i = 0; !init_levels[i].has(); i++) { /* void */ }
+        return &init_levels[i].ops;
+    }
+
+    level = init_find(isa);
+    if (level == NULL) {
+        (void) infer_err(err, INFER_UNSUPPORTED,
+                         "unknown instruction set \"%s\"", isa);
+        return NULL;
+    }
+    if (!level->has()) {
+        (void) infer_err(err, INFER_UNSUPPORTED,
+                         "this machine cannot run \"%s\"", isa);
+        return NULL;
+    }
+    return &level->ops;
+}

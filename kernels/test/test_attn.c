@@ -1,0 +1,182 @@
+/*
+ * test_attn.c: attention. The definition against a softmax in double; the
+ * fast levels against the definition by memcmp, for one and many queries,
+ * ragged diagonals, several chunks and pages in any order; keys behind a
+ * query's limit may hold anything.
+ */
+
+#include "kern_test.h"
+
+enum { MAX_KEYS = 400, N_PAGES = 16 };
+
+typedef struct {
+    uint32_t   hd, vd;
+    size_t     page_bytes;
+    uint8_t   *kv;
+    uint32_t   pages[N_PAGES];
+    float     *q, *out, *work;
+} attn_t;
+
+
+static attn_t
+make(uint32_t hd)
+{
+    attn_t    t = { .hd = hd, .vd = (hd + 15) / 16 * 16 };
+    uint32_t  i, j, k;
+    float    *a, *b;
+
+    t.page_bytes = cpu_kv_head_bytes(hd, t.vd);
+    t.kv = test_alloc(t.page_bytes * N_PAGES);
+    memset(t.kv, 0, t.page_bytes * N_PAGES);
+    for (i = 0; i < N_PAGES; i++) {
+        t.pages[i] = i;
+    }
+    for (i = N_PAGES - 1; i > 0; i--) {
+        j = test_below(i + 1);
+        k = t.pages[i];
+        t.pages[i] = t.pages[j];
+        t.pages[j] = k;
+    }
+    for (i = 0; i < MAX_KEYS; i++) {
+        a = test_floats(hd, 2);
+        b = test_floats(hd, 2);
+        cpu_inner("ref-q8")->kv_store(t.kv + t.pages[i / 32] * t.page_bytes,
+                                      i % 32, a, b, hd, t.vd);
+        test_free(a);
+        test_free(b);
+    }
+    t.q = test_floats(CPU_QMAX * hd, 1);
+    t.out = test_alloc(CPU_QMAX * hd * sizeof(float));
+    t.work = test_alloc(cpu_attn_work(t.vd) * sizeof(float));
+    return t;
+}
+
+static void
+run(attn_t *t, const cpu_inner_t *in, const uint32_t *n_keys, uint32_t nq)
+{
+    cpu_attn_t  a = { .nq = nq, .head_dim = t->hd, .v_dim = t->vd,
+                      .kv = t->kv, .page_bytes = t->page_bytes,
+                      .pages = t->pages, .work = t->work };
+    uint32_t    i;
+
+    for (i = 0; i < nq; i++) {
+        a.q[i] = t->q + i * t->hd;
+        a.out[i] = t->out + i * t->hd;
+        a.n_keys[i] = n_keys[i];
+    }
+    in->attend(&a);
+}
+
+static double
+check_double(attn_t *t, const uint32_t *n_keys, uint32_t nq)
+{
+    double           p[MAX_KEYS], l, o, worst = 0;
+    uint32_t         i, k, d;
+    const uint16_t  *page;
+
+    for (i = 0; i < nq; i++) {
+        for (l = 0, k = 0; k < n_keys[i]; k++) {
+            page = (uint16_t *) (t->kv + t->pages[k / 32] * t->page_bytes);
+            for (p[k] = 0, d = 0; d < t->hd; d++) {
+                p[k] += (double) t->q[i * t->hd + d]
+                        * cpu_f16_to_f32(page[d * 32 + k % 32]);
+            }
+            p[k] = exp(p[k]);
+            l += p[k];
+        }
+        for (d = 0; d < t->hd; d++) {
+            for (o = 0, k = 0; k < n_keys[i]; k++) {
+                page = (uint16_t *) (t->kv + t->pages[k / 32]
+                                             * t->page_bytes);
+                o += p[k] / l * cpu_f16_to_f32(page[t->hd * 32
+                                                    + k % 32 * t->vd + d]);
+            }
+            o = fabs(o - t->out[i * t->hd + d]);
+            worst = o > worst ? o : worst;
+        }
+    }
+    return worst;
+}
+
+static void
+check(uint32_t hd)
+{
+    static const uint32_t  last[] = { 1, 2, 31, 32, 33, 64, 127, 128, 129,
+                                      160, 257, 400 };
+    attn_t                 t = make(hd);
+    size_t                 bytes = CPU_QMAX * hd * sizeof(float);
+    float                 *keep = test_alloc(bytes);
+    uint32_t               i, j, l, nq, n[CPU_QMAX];
+    int                    same[2] = { 1, 1 };
+    double                 e, worst = 0;
+
+    for (i = 0; i < sizeof(last) / sizeof(last[0]); i++) {
+        for (nq = 1; nq <= 12; nq++) {
+            for (j = 0; j < nq; j++) {    /* groups of 1..3 on a diagonal */
+                n[j] = (nq - 1 - j) / (1 + i % 3);
+                n[j] = n[j] < last[i] ? last[i] - n[j] : 1;
+            }
+            memset(t.out, 0, bytes);
+            run(&t, cpu_inner("ref-q8"), n, nq);
+            memcpy(keep, t.out, bytes);
+            e = check_double(&t, n, nq);
+            worst = e > worst ? e : worst;
+            for (l = 0; l < TEST_N_FAST; l++) {
+                if (cpu_inner(test_fast[l]) != NULL) {
+                    memset(t.out, 0, bytes);
+                    run(&t, cpu_inner(test_fast[l]), n, nq);
+                    same[l] &= memcmp(keep, t.out, bytes) == 0;
+                }
+            }
+        }
+    }
+    ok(worst < 2e-5, "head of %u: near double (%.1e)", hd, worst);
+    for (l = 0; l < TEST_N_FAST; l++) {
+        if (cpu_inner(test_fast[l]) == NULL) {
+            ok(1, "%s # SKIP not on this machine", test_fast[l]);
+        } else {
+            ok(same[l], "head of %u: %s equals ref", hd, test_fast[l]);
+        }
+    }
+
+    /* NaN right behind the last key changes nothing */
+    n[0] = 70;
+    run(&t, cpu_inner("ref-q8"), n, 1);
+    memcpy(keep, t.out, hd * sizeof(float));
+    for (i = 70; i < 128; i++) {
+        for (j = 0; j < hd; j++) {
+            uint16_t  *p = (uint16_t *) (t.kv + t.pages[i / 32]
+                                                * t.page_bytes);
+
+            p[j * 32 + i % 32] = 0x7e00;
+            p[hd * 32 + i % 32 * t.vd + j] = 0x7e00;
+        }
+    }
+    for (l = 0; l < TEST_N_FAST; l++) {
+        if (cpu_inner(test_fast[l]) != NULL) {
+            run(&t, cpu_inner(test_fast[l]), n, 1);
+            ok(memcmp(keep, t.out, hd * sizeof(float)) == 0,
+               "head of %u: %s ignores keys behind the limit", hd,
+               test_fast[l]);
+        }
+    }
+
+    i = (uint32_t) test_free(keep);
+    i &= (uint32_t) test_free(t.kv);
+    i &= (uint32_t) test_free(t.q);
+    i &= (uint32_t) test_free(t.out);
+    i &= (uint32_t) test_free(t.work);
+    ok((int) i, "head of %u: canaries", hd);
+}
+
+int
+main(void)
+{
+    test_seed();
+    check(64);
+    check(20);
+    check(128);
+    check(80);
+    check(2);
+    return tap_done();
+}

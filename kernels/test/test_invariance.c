@@ -1,0 +1,220 @@
+/*
+ * test_invariance.c: the promise of DESIGN.md 4. A random model run through
+ * the outer table; the logits of every token must have the same bits whether
+ * its prompt comes in chunks of 1, 33 or whole, alone or beside others, on
+ * 1 or 2 threads, and on every q8 level. A NaN stays in its sequence.
+ */
+
+#include "kern_model.h"
+
+enum { V = 100, LEN = 140, N_SEQ = 3, MAX_ROWS = 512 };
+
+static const kern_shape_t  shape = {
+    .n_layers = MODEL_LAYERS, .dim = 96, .n_heads = 6, .n_kv_heads = 2,
+    .head_dim = 32, .ffn = 160, .vocab = V, .rope_dim = 32,
+    .rope_attn_scale = 1, .eps = 1e-5f, .max_rows = MAX_ROWS,
+    .max_outs = MAX_ROWS, .max_seqs = N_SEQ, .context = 192, .n_pages = 24
+};
+
+static int32_t   tokens[N_SEQ][LEN];
+static uint32_t  pages[N_SEQ][6];
+
+
+/* Runs n_seq sequences, each advancing by chunk tokens a step, and collects
+ * the logits of sequence `which` into out [LEN, V]. */
+static int
+collect(test_run_t *r, uint32_t which, uint32_t n_seq, uint32_t chunk,
+    float *out)
+{
+    int32_t       tok[MAX_ROWS];
+    uint32_t      rows[MAX_ROWS], pos, s, i, n, at, first, sq;
+    kern_seq_t    seq[N_SEQ];
+    kern_batch_t  b = { .token = tok, .seq = seq, .out_row = rows };
+
+    for (pos = 0; pos < LEN; pos += n) {
+        n = LEN - pos < chunk ? LEN - pos : chunk;
+        at = first = 0;
+        for (s = 0; s < n_seq; s++) {
+            sq = n_seq == 1 ? which : s;
+            first = sq == which ? at : first;
+            seq[s] = (kern_seq_t) { .first_row = at, .n_rows = n,
+                                    .pos0 = pos, .pages = pages[sq] };
+            for (i = 0; i < n; i++) {
+                tok[at++] = tokens[sq][pos + i];
+            }
+        }
+        b.n_rows = at;
+        b.n_seqs = n_seq;
+        b.n_outs = n;
+        for (i = 0; i < n; i++) {
+            rows[i] = first + n - 1 - i;      /* any order */
+        }
+        if (test_step(r, &b) != INFER_OK) {
+            return 0;
+        }
+        for (i = 0; i < n; i++) {
+            memcpy(out + (size_t) (pos + n - 1 - i) * V,
+                   r->ops->logits(r->c, i), V * sizeof(float));
+        }
+    }
+    return 1;
+}
+
+static int
+sane(const float *x, size_t n)
+{
+    size_t  i, differ = 0;
+
+    for (i = 0; i < n; i++) {
+        if (!isfinite(x[i])) {
+            return 0;
+        }
+        differ += i > 0 && x[i] != x[i - 1];
+    }
+    return differ > n / 2;
+}
+
+/* base: what everything is compared with; filled by the first call. */
+static void
+check_level(const test_model_t *m, const char *isa, float *base, int *have)
+{
+    static const uint32_t  chunks[] = { 1, 33, LEN };
+    int                    slow = strncmp(isa, "ref", 3) == 0;
+    size_t                 n = (size_t) LEN * V;
+    float                 *x = malloc(n * sizeof(float));
+    uint32_t               threads, c, seqs;
+    test_run_t             r;
+    int                    good;
+
+    if (cpu_inner(isa) == NULL) {
+        ok(1, "%s # SKIP not on this machine", isa);
+        free(x);
+        return;
+    }
+    for (threads = 1; threads <= 2; threads++) {
+        r = test_open(m, isa, threads);
+        for (c = 0; c < 3; c++) {
+            for (seqs = 1; seqs <= N_SEQ; seqs += N_SEQ - 1) {
+                if (slow && (seqs == 1) != (threads == 1)) {
+                    continue;
+                }
+                good = collect(&r, 1, seqs, chunks[c], x) && sane(x, n);
+                if (!*have) {
+                    memcpy(base, x, n * sizeof(float));
+                    *have = 1;
+                }
+                ok(good && memcmp(base, x, n * sizeof(float)) == 0,
+                   "%s: %u threads, chunks of %u, %u sequences", isa,
+                   threads, chunks[c], seqs);
+            }
+        }
+        test_close(&r);
+    }
+    free(x);
+}
+
+/* One sequence's embedding holds a NaN: the others keep their bits. */
+static void
+check_nan(test_model_t *m, const char *isa)
+{
+    size_t      n = (size_t) LEN * V, i, at = 99 * m->embd.row_bytes;
+    float      *x = malloc(2 * n * sizeof(float)), *y = x + n;
+    test_run_t  r = test_open(m, isa, 2);
+    uint8_t     keep[2];
+    int         good, nan = 1;
+
+    good = collect(&r, 1, N_SEQ, 33, x);
+    test_close(&r);
+
+    memcpy(keep, m->embd.raw + at, 2);
+    memcpy(m->embd.raw + at, "\x00\x7e", 2);    /* token 99: a NaN scale */
+    tokens[0][3] = 99;
+    r = test_open(m, isa, 2);
+    good &= collect(&r, 1, N_SEQ, 33, y);
+    for (i = 0; i < n; i++) {                   /* its own logit is NaN */
+        good &= i % V == 99 || memcmp(&x[i], &y[i], sizeof(float)) == 0;
+    }
+    ok(good, "%s: a NaN in one sequence leaves the others alone", isa);
+    collect(&r, 0, 1, LEN, y);
+    for (i = 3 * V; i < n; i++) {
+        nan &= isnan(y[i]);
+    }
+    ok(nan && isfinite(y[0]), "%s: and fails its own", isa);
+    test_close(&r);
+    memcpy(m->embd.raw + at, keep, 2);
+    tokens[0][3] = 0;
+    free(x);
+}
+
+static void
+check_refused(const test_model_t *m)
+{
+    test_run_t    r = test_open(m, "ref", 2);
+    int32_t       tok[4] = { 1, 2, 3, 4 };
+    uint32_t      row = 0;
+    kern_seq_t    s[2] = { { 0, 2, 0, pages[0] }, { 2, 2, 0, pages[1] } };
+    kern_batch_t  b = { 4, tok, 2, s, 1, &row }, bad;
+
+    ok(test_step(&r, &b) == INFER_OK, "a small batch");
+    bad = b;
+    bad.n_rows = 5;
+    ok(test_step(&r, &bad) == INFER_INVALID, "rows without a sequence");
+    bad = b;
+    s[1].pos0 = 191;
+    ok(test_step(&r, &bad) == INFER_INVALID, "position beyond the context");
+    s[1].pos0 = 0;
+    s[1].first_row = 1;
+    ok(test_step(&r, &b) == INFER_INVALID, "overlapping sequences");
+    s[1].first_row = 2;
+    b.n_outs = MAX_ROWS + 1;
+    ok(test_step(&r, &b) == INFER_INVALID, "too many outputs");
+    ok(r.ops->submit(r.c) == INFER_INVALID, "submit without a batch");
+    test_close(&r);
+}
+
+int
+main(void)
+{
+    /* the file that we serve most, one mixed and one of floats */
+    static const uint32_t  types[3][8] = {
+        { KERN_Q4_1, KERN_Q4_1, KERN_Q4_1, KERN_Q4_1, KERN_Q4_1, KERN_Q4_1,
+          KERN_Q4_1, KERN_Q8_0 },
+        { KERN_Q4_0, KERN_Q5_0, KERN_F16, KERN_BF16, KERN_Q5_1, KERN_Q4_0,
+          KERN_Q8_0, KERN_Q4_0 },
+        { KERN_F32, KERN_F32, KERN_F32, KERN_F32, KERN_F16, KERN_BF16,
+          KERN_F32, KERN_F16 }
+    };
+    float         *base = malloc((size_t) LEN * V * sizeof(float));
+    test_model_t   m;
+    uint32_t       i, s;
+    int            have;
+
+    test_seed();
+    for (s = 0; s < N_SEQ; s++) {
+        for (i = 0; i < LEN; i++) {
+            tokens[s][i] = (int32_t) test_below(V - 1);
+        }
+        for (i = 0; i < 6; i++) {
+            pages[s][i] = (i * N_SEQ + s) % 24;
+        }
+    }
+
+    for (i = 0; i < 3; i++) {
+        diag("model %u: %s ...", i, kern_type_name(types[i][0]));
+        m = test_model(shape, types[i]);
+        have = 0;
+        check_level(&m, "ref", base, &have);
+        have = 0;
+        check_level(&m, "ref-q8", base, &have);
+        check_level(&m, "avx2", base, &have);
+        check_level(&m, "avx512", base, &have);
+        if (i == 0) {
+            check_nan(&m, "ref");
+            check_nan(&m, cpu_inner("avx512") != NULL ? "avx512" : "ref-q8");
+            check_refused(&m);
+        }
+        test_model_free(&m);
+    }
+    free(base);
+    return tap_done();
+}
