@@ -1,0 +1,163 @@
+
+/*
+ * The context of one request, shared by the files that serve requests:
+ * handler.c, request.c, event.c, output.c, status.c, filter.c and auth.c.
+ *
+ * A request's small state lives in its pool. What is large, or is made by a
+ * thread, is malloc'd: a pool cleanup frees it, since HTTP/2 frames may refer
+ * to the output buffer until the pool goes. A request cleanup, which runs as
+ * soon as the client is gone, gives back the slots.
+ */
+
+
+#ifndef _NGX_HTTP_INFER_REQUEST_H_INCLUDED_
+#define _NGX_HTTP_INFER_REQUEST_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "ngx_http_infer_module.h"
+#include "text/api.h"
+#include "text/stream.h"
+
+
+#define NGX_HTTP_INFER_ID_MAX  128
+
+
+/* the first ones are INFER_API_*, asked by POST; the others by GET */
+
+typedef enum {
+    NGX_HTTP_INFER_CHAT = INFER_API_CHAT,
+    NGX_HTTP_INFER_COMPLETIONS = INFER_API_COMPLETIONS,
+    NGX_HTTP_INFER_TOKENIZE = INFER_API_TOKENIZE,
+    NGX_HTTP_INFER_DETOKENIZE = INFER_API_DETOKENIZE,
+    NGX_HTTP_INFER_TEMPLATE = INFER_API_TEMPLATE,
+    NGX_HTTP_INFER_MODELS,
+    NGX_HTTP_INFER_LIVE,
+    NGX_HTTP_INFER_READY,
+    NGX_HTTP_INFER_METRICS
+} ngx_http_infer_endpoint_e;
+
+
+typedef struct ngx_http_infer_ctx_s  ngx_http_infer_ctx_t;
+typedef struct ngx_http_infer_job_s  ngx_http_infer_job_t;   /* request.c */
+
+
+/* one generation: a slot of the bus */
+
+typedef struct {
+    ngx_http_infer_ctx_t       *ctx;
+    infer_ref_t                 ref;
+    infer_cursor_t              cursor;
+    infer_stream_t             *stream;         /* made at the first token */
+    uint32_t                    nread;          /* records taken */
+    unsigned                    held:1;         /* the slot is ours */
+    unsigned                    ended:1;
+} ngx_http_infer_choice_t;
+
+
+struct ngx_http_infer_ctx_s {
+    ngx_http_infer_info_t       info;           /* first: module.h */
+
+    ngx_http_request_t         *request;
+    ngx_http_infer_model_t     *model;
+    ngx_http_infer_bus_t       *bus;
+    ngx_http_infer_endpoint_e   endpoint;
+
+    ngx_http_infer_job_t       *job;            /* in the thread pool */
+    infer_api_request_t        *req;
+    infer_render_t             *render;
+    infer_buf_t                 out;            /* what busy points to */
+    ngx_chain_t                *free;
+    ngx_chain_t                *busy;
+
+    ngx_http_infer_choice_t    *choices;
+    ngx_uint_t                  nchoices;
+    uint64_t                    cached_tokens;
+
+    uint64_t                    queue_deadline_us;      /* 0: none */
+    uint64_t                    first_deadline_us;
+    uint64_t                    total_deadline_us;
+    ngx_msec_t                  ping;           /* 0: none */
+    ngx_msec_t                  last_sent;
+    ngx_event_t                 timer;
+    ngx_queue_t                 queue;          /* event.c */
+
+    ngx_str_t                   page;           /* filter.c */
+
+    unsigned                    ready:1;        /* in the queue */
+    unsigned                    blocked:1;      /* output waits */
+    unsigned                    done:1;         /* answered, well or not */
+    unsigned                    own:1;          /* the answer is ours */
+    unsigned                    page_sent:1;
+};
+
+
+/* handler.c */
+
+ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
+void ngx_http_infer_random(void *data, size_t len);
+
+/* request.c: after the body; and the end of a request, whatever its phase */
+
+void ngx_http_infer_body_handler(ngx_http_request_t *r);
+void ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice);
+void ngx_http_infer_release_all(ngx_http_infer_ctx_t *ctx);
+ngx_uint_t ngx_http_infer_retry_after(ngx_http_infer_ctx_t *ctx);
+
+/* event.c */
+
+void ngx_http_infer_event_add(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice);
+void ngx_http_infer_event_del(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice);
+void ngx_http_infer_event_forget(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_timer(ngx_http_infer_ctx_t *ctx);
+
+/* output.c: may end the request, ctx included */
+
+void ngx_http_infer_output(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_output_ping(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_output_timeout(ngx_http_infer_ctx_t *ctx,
+    ngx_uint_t status);
+
+/* answer.c: whole answers; the code is for ngx_http_finalize_request() */
+
+ngx_int_t ngx_http_infer_send(ngx_http_request_t *r, ngx_uint_t status,
+    char *type, ngx_str_t *body);
+ngx_int_t ngx_http_infer_send_buf(ngx_http_request_t *r, ngx_uint_t status,
+    char *type, infer_buf_t *buf);
+ngx_int_t ngx_http_infer_send_error(ngx_http_request_t *r,
+    infer_api_error_t *e, ngx_uint_t retry);
+ngx_int_t ngx_http_infer_error(ngx_http_request_t *r, ngx_uint_t status,
+    char *message);
+ngx_int_t ngx_http_infer_refuse(ngx_http_request_t *r, ngx_uint_t status,
+    ngx_uint_t retry, char *message);
+ngx_int_t ngx_http_infer_no_model(ngx_http_request_t *r);
+ngx_int_t ngx_http_infer_unauthorized(ngx_http_request_t *r);
+ngx_int_t ngx_http_infer_header_out(ngx_http_request_t *r, char *name,
+    ngx_str_t *value);
+ngx_table_elt_t *ngx_http_infer_header_in(ngx_http_request_t *r, char *name,
+    size_t len);
+
+/* status.c */
+
+ngx_int_t ngx_http_infer_health_live(ngx_http_request_t *r);
+ngx_int_t ngx_http_infer_health_ready(ngx_http_request_t *r,
+    ngx_http_infer_model_t *model);
+ngx_int_t ngx_http_infer_metrics(ngx_http_request_t *r);
+
+/* auth.c */
+
+ngx_int_t ngx_http_infer_auth(ngx_http_request_t *r,
+    ngx_http_infer_keys_t *keys, ngx_str_t *name);
+ngx_int_t ngx_http_infer_cors_answer(ngx_http_request_t *r,
+    ngx_http_infer_loc_conf_t *ilcf);
+ngx_int_t ngx_http_infer_cors_preflight(ngx_http_request_t *r,
+    ngx_http_infer_loc_conf_t *ilcf);
+
+
+#endif /* _NGX_HTTP_INFER_REQUEST_H_INCLUDED_ */
