@@ -259,14 +259,11 @@ macro_call(tpl_ctx_t *c, tpl_macro_t *m, const tpl_args_t *a)
 {
     tpl_frame_t *f;
     tpl_val_t    v;
-    uint32_t     loops = c->loop_depth;
     int          rc;
 
     f = frame_new(c, m->frame);
     macro_bind(c, f, m->node, a);
-    c->loop_depth = 0;
     v = run_capture(c, f, m->node->list, &rc);
-    c->loop_depth = loops;
     return v;
 }
 
@@ -540,7 +537,6 @@ run_for(tpl_ctx_t *c, tpl_frame_t *up, const tpl_node_t *n)
     }
 
     l->items = items.u.list;
-    l->depth0 = c->loop_depth++;
     l->changed = tpl_undef("", 0);
     for (l->index0 = 0; l->index0 < l->items->n; l->index0++) {
         tpl_frame_t *f = frame_new(c, up);
@@ -552,7 +548,6 @@ run_for(tpl_ctx_t *c, tpl_frame_t *up, const tpl_node_t *n)
             break;
         }
     }
-    c->loop_depth--;
     return RUN_ON;
 }
 

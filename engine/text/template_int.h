@@ -111,7 +111,6 @@ struct tpl_macro_s {
 struct tpl_loop_s {
     tpl_list_t  *items;
     uint32_t     index0;
-    uint32_t     depth0;
     tpl_val_t    changed;        /* last argument tuple of changed() */
 };
 
@@ -151,7 +150,6 @@ struct tpl_ctx_s {
     tpl_buf_t               *out;
     uint64_t                 steps;      /* left */
     uint32_t                 depth, eval_depth, max_depth;
-    uint32_t                 loop_depth;
     size_t                   max_output;
     uint64_t                 seed;       /* of dict hashes */
     int64_t                  now;

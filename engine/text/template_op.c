@@ -311,9 +311,9 @@ op_loop_attr(tpl_ctx_t *c, tpl_val_t o, tpl_val_t name)
     case 6:
         return tpl_int(n);
     case 7:
-        return tpl_int((int64_t) l->depth0 + 1);
+        return tpl_int(1);      /* counts recursive loops only */
     case 8:
-        return tpl_int(l->depth0);
+        return tpl_int(0);
     case 9:
         return l->index0 != 0 && l->index0 <= n
                ? l->items->v[l->index0 - 1]

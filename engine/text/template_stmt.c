@@ -171,6 +171,7 @@ static tpl_node_t *
 stmt_params(tpl_parser_t *p)
 {
     tpl_node_t *first = NULL, **tail = &first;
+    int         defaults = 0;
 
     tpl_expect_op(p, '(');
     while (!tpl_take_op(p, ')')) {
@@ -187,6 +188,11 @@ stmt_params(tpl_parser_t *p)
         n->id = tpl_name_id(p, n->v);
         if (tpl_take_op(p, '=')) {
             n->a = tpl_parse_expr(p);
+            defaults = 1;
+
+        } else if (defaults) {
+            tpl_fail(p->c, INFER_INVALID,
+                     "non-default argument follows default argument");
         }
         *tail = n;
         tail = &n->next;
