@@ -37,7 +37,7 @@ static char *ngx_http_infer_sampling_value(ngx_conf_t *cf,
 static ngx_http_infer_sampling_key_t  ngx_http_infer_sampling_keys[] = {
 
     { ngx_string("temperature"), NGX_HTTP_INFER_SET_TEMPERATURE,
-      offsetof(infer_sampling_t, temperature), 0, 100 },
+      offsetof(infer_sampling_t, temperature), 0, 2 },
 
     { ngx_string("top_p"), NGX_HTTP_INFER_SET_TOP_P,
       offsetof(infer_sampling_t, top_p), 0, 1 },

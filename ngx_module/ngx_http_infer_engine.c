@@ -34,7 +34,10 @@
 #define NGX_HTTP_INFER_TICK           1000
 #define NGX_HTTP_INFER_FAST_TICK      200
 
-/* back-off between starts: 1 s, doubled up to 30 s */
+/*
+ * back-off between starts: 1 s, doubled with each that did not get ready, up
+ * to 30 s; it is also the time that one has for taking its lock
+ */
 
 #define NGX_HTTP_INFER_BACKOFF_US     1000000
 #define NGX_HTTP_INFER_BACKOFF_MAX    30000000
@@ -604,7 +607,7 @@ ngx_http_infer_engine_ensure(ngx_http_infer_bus_t *bus)
      */
 
     wait = NGX_HTTP_INFER_BACKOFF_US << ngx_min(failures, 6);
-    wait = failures ? ngx_min(wait / 2, NGX_HTTP_INFER_BACKOFF_MAX)
+    wait = failures ? ngx_min(wait, NGX_HTTP_INFER_BACKOFF_MAX)
                     : NGX_HTTP_INFER_BACKOFF_US / 4;
 
     if (last != 0 && now - last < wait) {
