@@ -11,7 +11,8 @@ typedef struct {
 } api_status_t;
 
 static const api_status_t  api_status[] = {
-    { 400, "invalid_request_error", "bad_request", "The request is not valid." },
+    { 400, "invalid_request_error", "bad_request",
+      "The request is not valid." },
     { 401, "authentication_error", "invalid_api_key",
       "A valid API key is needed: send it as \"Authorization: Bearer KEY\"." },
     { 403, "permission_error", "permission_denied",

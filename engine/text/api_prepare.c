@@ -73,7 +73,10 @@ prepare_parse(api_ctx_t *c)
     }
 
     if (c->root == NULL) {
-        if (json_error_code(&error) == json_error_out_of_memory) {
+        /* jansson says mostly nothing when memory runs out */
+        if (error.text[0] == '\0'
+            || json_error_code(&error) == json_error_out_of_memory)
+        {
             return api_nomem(c);
         }
 

@@ -326,7 +326,7 @@ sampling_numbers(api_ctx_t *c)
                                               : "repeat_penalty";
 
     if ((rc = api_number(c, "temperature", 0, 2, &s->temperature))
-        || (rc = api_number(c, "top_p", 1e-6, 1, &s->top_p))
+        || (rc = api_number(c, "top_p", 0, 1, &s->top_p))
         || (rc = api_number(c, "min_p", 0, 1, &s->min_p))
         || (rc = api_int(c, "top_k", -1, INT32_MAX, &top_k))
         || (rc = api_number(c, repeat, 0.01, 100, &s->repetition_penalty))
@@ -336,6 +336,10 @@ sampling_numbers(api_ctx_t *c)
                             &s->frequency_penalty)))
     {
         return rc;
+    }
+
+    if (s->top_p <= 0) {
+        return api_invalid(c, "top_p", "'top_p' must be greater than 0.");
     }
 
     s->top_k = (int32_t) top_k;
