@@ -40,7 +40,7 @@
 #define NGX_HTTP_INFER_EP_TEMPLATE        0x0040  /* apply-template */
 #define NGX_HTTP_INFER_EP_HEALTH          0x0080  /* health/live, .../ready */
 #define NGX_HTTP_INFER_EP_METRICS         0x0100  /* metrics */
-#define NGX_HTTP_INFER_EP_ALL             0x00ff
+#define NGX_HTTP_INFER_EP_ALL             0x01fe
 
 /* infer_sampling: which keys a location has set */
 
