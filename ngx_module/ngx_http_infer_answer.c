@@ -166,7 +166,7 @@ ngx_http_infer_no_model(ngx_http_request_t *r)
     infer_api_error_t  e;
 
     infer_api_error_status(&e, NGX_HTTP_NOT_FOUND,
-                           "The model does not exist");
+                           "The model does not exist.");
 
     e.code = "model_not_found";
     (void) snprintf(e.param, sizeof(e.param), "model");

@@ -79,6 +79,7 @@ static ngx_http_infer_route_t  ngx_http_infer_routes[] = {
 ngx_int_t
 ngx_http_infer_handler(ngx_http_request_t *r)
 {
+    ngx_int_t                   rc;
     ngx_str_t                   rest;
     ngx_uint_t                  get;
     ngx_http_infer_ctx_t       *ctx;
@@ -108,9 +109,11 @@ ngx_http_infer_handler(ngx_http_request_t *r)
             return NGX_HTTP_INTERNAL_SERVER_ERROR;
         }
 
-        ctx->own = 1;
+        rc = ngx_http_infer_cors_preflight(r, ilcf);
 
-        return ngx_http_infer_cors_preflight(r, ilcf);
+        if (rc != NGX_DECLINED) {
+            return rc;
+        }
     }
 
     if (ilcf->keys && (route == NULL || route->bit != NGX_HTTP_INFER_EP_HEALTH)
@@ -123,7 +126,7 @@ ngx_http_infer_handler(ngx_http_request_t *r)
 
     if (route == NULL) {
         return ngx_http_infer_error(r, NGX_HTTP_NOT_FOUND,
-                                    "There is no such endpoint");
+                                    "There is no such endpoint.");
     }
 
     get = (route->endpoint >= NGX_HTTP_INFER_MODELS);
@@ -294,7 +297,7 @@ ngx_http_infer_post(ngx_http_request_t *r, ngx_http_infer_loc_conf_t *ilcf,
 
     if (!ngx_http_infer_is_json(r)) {
         return ngx_http_infer_error(r, NGX_HTTP_UNSUPPORTED_MEDIA_TYPE,
-                                    "Content-Type must be application/json");
+                                    "Content-Type must be application/json.");
     }
 
     ctx->model = ngx_http_infer_locate(r, ilcf);
@@ -309,7 +312,7 @@ ngx_http_infer_post(ngx_http_request_t *r, ngx_http_infer_loc_conf_t *ilcf,
 
     if (ctx->bus == NULL) {
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "The server has no room for requests");
+                                     "The server has no room for requests.");
     }
 
     (void) atomic_fetch_add(&ctx->bus->bus.stats->requests, 1);
@@ -341,8 +344,8 @@ ngx_http_infer_not_allowed(ngx_http_request_t *r, ngx_uint_t post)
     }
 
     return ngx_http_infer_error(r, NGX_HTTP_NOT_ALLOWED,
-                                post ? "This endpoint is asked by POST"
-                                     : "This endpoint is asked by GET");
+                                post ? "This endpoint is asked by POST."
+                                     : "This endpoint is asked by GET.");
 }
 
 
@@ -427,7 +430,7 @@ ngx_http_infer_models(ngx_http_request_t *r, ngx_http_infer_model_t *model,
     bus = ngx_http_infer_bus_enter(model->zone, r->connection->log);
     if (bus == NULL) {
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "The server has no room for requests");
+                                     "The server has no room for requests.");
     }
 
     bm = &bus->bus.model[model->index];

@@ -25,7 +25,7 @@ static int ngx_http_infer_render_records(ngx_http_infer_ctx_t *ctx,
 static int ngx_http_infer_render_last(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish);
 static int ngx_http_infer_render_end(ngx_http_infer_ctx_t *ctx);
-static void ngx_http_infer_note(ngx_http_infer_ctx_t *ctx,
+static void ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish);
 static uint32_t ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx,
     infer_api_error_t *e);
@@ -294,10 +294,6 @@ ngx_http_infer_render_records(ngx_http_infer_ctx_t *ctx,
             goto done;
         }
 
-        if (choice->nread == 0) {
-            ngx_http_infer_note(ctx, choice, INFER_FINISH_NONE);
-        }
-
         choice->nread++;
         ctx->info.completion_tokens++;
 
@@ -352,7 +348,7 @@ ngx_http_infer_render_last(ngx_http_infer_ctx_t *ctx,
         return rc;
     }
 
-    ngx_http_infer_note(ctx, choice, finish);
+    ngx_http_infer_note_finish(ctx, choice, finish);
 
     choice->ended = 1;
 
@@ -379,11 +375,11 @@ ngx_http_infer_render_end(ngx_http_infer_ctx_t *ctx)
 }
 
 
-/* What variables say, taken from the slot while it is ours. */
+/* What variables say of times, taken from the slot while it is ours. */
 
-static void
-ngx_http_infer_note(ngx_http_infer_ctx_t *ctx, ngx_http_infer_choice_t *choice,
-    uint32_t finish)
+void
+ngx_http_infer_output_note(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice)
 {
     uint64_t       start, first;
     infer_slot_t  *slot;
@@ -393,19 +389,25 @@ ngx_http_infer_note(ngx_http_infer_ctx_t *ctx, ngx_http_infer_choice_t *choice,
     start = atomic_load(&slot->start_us);
     first = atomic_load(&slot->first_us);
 
-    if (start >= slot->submit_us && !ctx->info.has_queue) {
+    if (start >= slot->submit_us && start && !ctx->info.has_queue) {
         ctx->info.queue_us = start - slot->submit_us;
         ctx->info.has_queue = 1;
     }
 
-    if (first >= slot->submit_us && !ctx->info.has_first) {
+    if (first >= slot->submit_us && first && !ctx->info.has_first) {
         ctx->info.first_us = first - slot->submit_us;
         ctx->info.has_first = 1;
     }
+}
 
-    if (finish == INFER_FINISH_NONE) {
-        return;
-    }
+
+static void
+ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice, uint32_t finish)
+{
+    infer_slot_t  *slot;
+
+    slot = &ctx->bus->bus.slot[choice->ref.slot];
 
     ctx->cached_tokens += atomic_load(&slot->cached_tokens);
 
@@ -457,7 +459,7 @@ ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
             ngx_memcpy(text, slot->error, sizeof(text));
             text[sizeof(text) - 1] = '\0';
 
-            ngx_http_infer_note(ctx, choice, finish);
+            ngx_http_infer_note_finish(ctx, choice, finish);
         }
 
         infer_api_error_finish(e, finish, text[0] ? text : NULL);

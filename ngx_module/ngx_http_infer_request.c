@@ -89,7 +89,7 @@ ngx_http_infer_start(ngx_http_request_t *r)
 
     if (ctx->bus->models[ctx->model->index].text == NULL) {
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "The model is not ready");
+                                     "The model is not ready.");
     }
 
     pcln = ngx_pool_cleanup_add(r->pool, 0);
@@ -133,7 +133,7 @@ ngx_http_infer_start(ngx_http_request_t *r)
         (void) atomic_fetch_add(&ctx->bus->bus.stats->rejected_503, 1);
 
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "Too many requests are being prepared");
+                                     "Too many requests are being prepared.");
     }
 
     ctx->job = job;
@@ -536,7 +536,7 @@ ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
         (void) atomic_fetch_add(&bus->stats->rejected_503, 1);
 
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 10,
-                                     "The engine is down");
+                                     "The engine is down.");
     }
 
     ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
@@ -562,7 +562,7 @@ ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
 
         return ngx_http_infer_refuse(r, NGX_HTTP_TOO_MANY_REQUESTS,
                                      ngx_http_infer_retry_after(ctx),
-                                     "The queue is full");
+                                     "The queue is full.");
     }
 
     return NGX_OK;
@@ -646,7 +646,7 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
 
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE,
                                      ngx_http_infer_retry_after(ctx),
-                                     "The server has no room for the request");
+                                     "The server has no room for the request.");
     }
 
     ctx->nchoices = n;
@@ -753,12 +753,23 @@ ngx_http_infer_fill(ngx_http_infer_ctx_t *ctx, ngx_uint_t i,
 }
 
 
-/* The caller wakes the engine. */
+/* The caller wakes the engine. Tokens that nobody read count too. */
 
 void
 ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice)
 {
+    uint32_t  n;
+
+    n = infer_log_count(&ctx->bus->bus, choice->ref);
+
+    if (n > choice->nread) {
+        ctx->info.completion_tokens += n - choice->nread;
+        choice->nread = n;
+    }
+
+    ngx_http_infer_output_note(ctx, choice);
+
     ngx_http_infer_event_del(ctx, choice);
 
     infer_slot_release(&ctx->bus->bus, (uint32_t) ctx->bus->entry,

@@ -121,6 +121,8 @@ void ngx_http_infer_timer(ngx_http_infer_ctx_t *ctx);
 
 void ngx_http_infer_output(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_output_ping(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_output_note(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice);
 void ngx_http_infer_output_timeout(ngx_http_infer_ctx_t *ctx,
     ngx_uint_t status);
 

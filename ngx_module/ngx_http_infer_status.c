@@ -197,7 +197,7 @@ ngx_http_infer_health_ready(ngx_http_request_t *r,
     bus = ngx_http_infer_bus_enter(model->zone, r->connection->log);
     if (bus == NULL) {
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "No worker entry is free");
+                                     "No worker entry is free.");
     }
 
     bm = &bus->bus.model[model->index];
@@ -210,7 +210,7 @@ ngx_http_infer_health_ready(ngx_http_request_t *r,
             == INFER_ENGINE_FAILED)
         {
             return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 10,
-                                         "The model could not be loaded");
+                                         "The model could not be loaded.");
         }
 
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
@@ -227,7 +227,7 @@ ngx_http_infer_health_ready(ngx_http_request_t *r,
         && now - beat > NGX_HTTP_INFER_STALLED_US)
     {
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 10,
-                                     "The engine makes no progress");
+                                     "The engine makes no progress.");
     }
 
     return ngx_http_infer_health_live(r);
