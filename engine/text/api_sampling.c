@@ -338,7 +338,7 @@ sampling_numbers(api_ctx_t *c)
         return rc;
     }
 
-    if (s->top_p <= 0) {
+    if (s->top_p <= 0 && api_get(c, "top_p") != NULL) {
         return api_invalid(c, "top_p", "'top_p' must be greater than 0.");
     }
 
