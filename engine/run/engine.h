@@ -1,0 +1,125 @@
+/*
+ * engine.h: the engine as its files share it. process.c starts and ends it,
+ * load.c brings the models in, engine.c is the loop that owns everything
+ * here, step.c runs one batch. Inside engine/run only.
+ *
+ * One loop thread touches all of this; the watcher thread of process.c only
+ * sets `ending` and writes the wake-up.
+ */
+
+#ifndef INFER_RUN_ENGINE_H
+#define INFER_RUN_ENGINE_H
+
+#include "ipc/bus.h"
+#include "model/model.h"
+#include "run/sequence.h"
+
+/* nginx's levels, for infer_engine_log */
+enum {
+    INFER_LOG_CRIT = 3, INFER_LOG_ERR, INFER_LOG_WARN, INFER_LOG_NOTICE,
+    INFER_LOG_INFO
+};
+
+/* One row whose logits are sampled. */
+typedef struct {
+    infer_seq_t      *seq;
+    int               rc;
+    infer_sampled_t   sampled;
+} infer_out_t;
+
+typedef struct {
+    int               file_fd;             /* -1: not received yet */
+    int               image_fd;
+    char              name[64];
+    uint32_t          context;             /* of one sequence, that fits */
+    uint32_t          max_seqs;
+    uint32_t          batch_tokens;
+    uint32_t          n_pages;
+    uint32_t          vocab;
+    infer_model_t    *model;               /* NULL: not loaded */
+    infer_text_t     *text;
+    void             *image;
+    size_t            image_bytes;
+    int               image_mapped;        /* else malloc'd */
+    infer_kv_t        kv;
+    infer_sched_t     sched;
+    /* arrays of a step, sized at load */
+    infer_plan_t      plan;
+    int32_t          *token;               /* [batch_tokens] */
+    kern_seq_t       *kseq;                /* [max_seqs] */
+    uint32_t         *out_row;             /* [max_seqs] */
+    infer_out_t      *out;                 /* [max_seqs] */
+    void            **scratch;             /* [n_scratch] for sampling */
+    uint32_t          n_scratch;
+} infer_engine_model_t;
+
+typedef struct {
+    infer_bus_t           bus;
+    int                   wake_fd;
+    int                   control_fd;
+    int                   entry_fd0;       /* eventfd of entry k: this + k */
+    uint32_t              n_threads;
+    int                   cpus[128];
+    uint32_t              n_cpus;
+    _Atomic int           ending;          /* the watcher's: end now */
+
+    uint32_t              n_models;
+    infer_engine_model_t  model[INFER_MAX_MODELS];
+    infer_seq_t          *seq[INFER_MAX_SLOTS];      /* by slot */
+    uint32_t              n_seqs;
+    uint64_t              woken[INFER_MAX_ENTRIES / 64];
+
+    uint64_t              now_us;
+    uint64_t              sweep_us;        /* last sweep */
+    uint64_t              alone_us;        /* since when no worker is there */
+    uint64_t              idle_us;         /* retired, since when no work */
+    uint64_t              rate_us;         /* tokens_per_s: window */
+    uint64_t              rate_tokens;
+    double                rate;
+} infer_engine_t;
+
+/* ---- log.c ---- */
+
+/* One line for nginx's error log; to stderr as long as nobody reads it. */
+__attribute__((format(printf, 3, 4)))
+void infer_engine_log(infer_engine_t *e, uint32_t level, const char *fmt,
+    ...);
+
+/* ---- load.c ---- */
+
+/* Fills sizes from the bus, checked. CORRUPT with a sentence. */
+int infer_engine_sizes(infer_engine_t *e, infer_err_t *err);
+/* Takes what has arrived on the control channel; returns models that have
+ * their descriptors. */
+uint32_t infer_engine_receive(infer_engine_t *e);
+/* Loads model i, whose descriptors are there, and closes them. */
+int infer_engine_load(infer_engine_t *e, uint32_t i, infer_err_t *err);
+void infer_engine_unload(infer_engine_t *e, uint32_t i);
+
+/* ---- step.c ---- */
+
+/* One batch of model m. 1: something ran; 0: nothing to do; DEVICE: the
+ * backend is broken for good. */
+int infer_engine_step(infer_engine_t *e, infer_engine_model_t *m);
+
+/* ---- engine.c ---- */
+
+/* After an engine that died: entries, blocks and slots are put in order,
+ * deaths counted. */
+void infer_engine_recover(infer_engine_t *e);
+/* About once a second: dead workers, slots nobody told us about. 1: nobody
+ * has been there for too long, or the bus is retired and drained. */
+int infer_engine_sweep(infer_engine_t *e);
+/* Ends a sequence: slot DONE (or free), readers told, memory given back. */
+void infer_engine_finish(infer_engine_t *e, infer_seq_t *q, uint32_t finish,
+    const char *error);
+/* News of q for its readers; they are woken at the end of the step. */
+void infer_engine_notify(infer_engine_t *e, infer_ref_t ref);
+/* Writes the eventfds of all entries noted since the last call. */
+void infer_engine_wake(infer_engine_t *e);
+/* Wakes every worker that is there. */
+void infer_engine_wake_all(infer_engine_t *e);
+/* Runs until it has to end; an INFER_EXIT_* code. */
+int infer_engine_run(infer_engine_t *e);
+
+#endif

@@ -1,0 +1,109 @@
+/*
+ * sched.h: which sequences run in a step and with how many rows. Pure
+ * policy: the clock comes in as a number, pages are numbers (kv.h), no
+ * kernel is called and no shared memory read, so tests run it with a fake
+ * clock. Loop thread only; one scheduler per model.
+ *
+ * A sequence is a row of n_known tokens (prompt, then output) of which the
+ * first n_kv are in its pages. It is *waiting* (no pages) or *running*; a
+ * running one with one token pending decodes, with more it prefills.
+ *
+ * A step: decode rows first, then prefill chunks in order of arrival, until
+ * batch_tokens or the time of a step is used up. Pages are taken as they are
+ * needed; when there are none, the youngest running sequence loses its own
+ * and waits again, in front of those that have not started. A *poisoned*
+ * sequence (two engines died with it) runs in steps of its own, every other
+ * step.
+ */
+
+#ifndef INFER_RUN_SCHED_H
+#define INFER_RUN_SCHED_H
+
+#include "run/kv.h"
+
+enum {
+    INFER_SEQ_NONE = 0,            /* not in the scheduler */
+    INFER_SEQ_WAITING,
+    INFER_SEQ_RUNNING
+};
+
+/* The scheduler's part of a sequence; the caller owns the memory and sets
+ * all fields but state before infer_sched_add(). */
+typedef struct {
+    uint64_t          ticket;              /* order of arrival */
+    uint64_t          queue_deadline_us;   /* 0: none, all three */
+    uint64_t          first_deadline_us;
+    uint64_t          total_deadline_us;
+    uint32_t          n_known;             /* caller adds output tokens */
+    uint32_t          n_kv;
+    infer_kv_table_t  table;
+    uint32_t          preempted;           /* times; counted here */
+    uint8_t           state;
+    uint8_t           started;             /* was in a batch, ever */
+    uint8_t           has_output;          /* a token was published */
+    uint8_t           alone;               /* poisoned */
+} infer_sched_seq_t;
+
+typedef struct {
+    infer_sched_seq_t  *seq;
+    uint32_t            first_row;
+    uint32_t            n_rows;
+    uint32_t            pos0;
+    uint32_t            sample;            /* 1: reaches its last token */
+} infer_plan_item_t;
+
+typedef struct {
+    infer_plan_item_t  *item;              /* [max_seqs], in order of rows */
+    uint32_t            n_items;
+    uint32_t            n_rows;
+    uint32_t            n_prefill;         /* rows of prefill among them */
+} infer_plan_t;
+
+typedef struct {
+    uint32_t  max_seqs;
+    uint32_t  max_waiting;
+    uint32_t  batch_tokens;                /* >= max_seqs */
+    uint32_t  step_us;                     /* time budget; 0: 50 ms */
+} infer_sched_conf_t;
+
+typedef struct {
+    infer_sched_conf_t   conf;
+    infer_kv_t          *kv;
+    infer_sched_seq_t  **running;          /* by ticket */
+    infer_sched_seq_t  **waiting;          /* started ones, then by ticket */
+    uint32_t             n_running;
+    uint32_t             n_waiting;
+    uint32_t             preemptions;
+    int                  last_alone;
+    /* decayed sums over prefill steps, rows x and time y */
+    double               w, x, y, xx, xy;
+} infer_sched_t;
+
+/* kv stays the caller's. NOMEM, INVALID for a batch smaller than its
+ * sequences. */
+int infer_sched_init(infer_sched_t *s, const infer_sched_conf_t *conf,
+    infer_kv_t *kv);
+void infer_sched_done(infer_sched_t *s);
+
+/* BUSY when max_waiting sequences wait. */
+int infer_sched_add(infer_sched_t *s, infer_sched_seq_t *q);
+/* Out of the scheduler, pages given back. Nothing for NONE. */
+void infer_sched_remove(infer_sched_t *s, infer_sched_seq_t *q);
+
+/* The first sequence that has a deadline in the past, or NULL; *finish gets
+ * INFER_FINISH_TIMEOUT_QUEUE (never started) or INFER_FINISH_TIMEOUT. */
+infer_sched_seq_t *infer_sched_expired(const infer_sched_t *s,
+    uint64_t now_us, uint32_t *finish);
+
+/* Admits, takes pages, preempts; fills plan->item (the caller's memory, of
+ * max_seqs). n_items is 0 when there is nothing to do. */
+void infer_sched_plan(infer_sched_t *s, infer_plan_t *plan);
+/* The plan has been run: positions are in the pages. Learns what a row of
+ * prefill costs. */
+void infer_sched_ran(infer_sched_t *s, const infer_plan_t *plan,
+    uint64_t step_us);
+
+/* Prompt tokens, and tokens to be computed again, that are not in pages. */
+uint64_t infer_sched_queued_tokens(const infer_sched_t *s);
+
+#endif

@@ -1,0 +1,382 @@
+/*
+ * test_sched.c: the scheduler's policy with a fake clock, made-up pages and
+ * no kernels: order, chunks, time, preemption, deadlines, poisoned ones.
+ */
+
+#include <string.h>
+
+#include "run/sched.h"
+#include "tap.h"
+
+#define MAX  16
+
+typedef struct {
+    infer_kv_t         kv;
+    infer_sched_t      s;
+    infer_plan_t       plan;
+    infer_plan_item_t  item[MAX];
+    infer_sched_seq_t  seq[MAX];
+    uint32_t           n;
+} world_t;
+
+
+static void
+world_open(world_t *w, uint32_t max_seqs, uint32_t batch, uint32_t n_pages)
+{
+    infer_sched_conf_t  conf = { .max_seqs = max_seqs, .max_waiting = MAX,
+                                 .batch_tokens = batch };
+
+    memset(w, 0, sizeof(*w));
+    w->plan.item = w->item;
+    if (infer_kv_init(&w->kv, n_pages) != INFER_OK
+        || infer_sched_init(&w->s, &conf, &w->kv) != INFER_OK)
+    {
+        printf("Bail out! no memory\n");
+        exit(1);
+    }
+}
+
+static void
+world_close(world_t *w)
+{
+    uint32_t  i;
+
+    for (i = 0; i < w->n; i++) {
+        infer_sched_remove(&w->s, &w->seq[i]);
+        infer_kv_table_done(&w->seq[i].table);
+    }
+
+    ok(w->kv.n_free == w->kv.n_pages, "all pages came back");
+    infer_sched_done(&w->s);
+    infer_kv_done(&w->kv);
+}
+
+static infer_sched_seq_t *
+add(world_t *w, uint32_t n_prompt)
+{
+    infer_sched_seq_t  *q = &w->seq[w->n];
+
+    q->ticket = w->n++;
+    q->n_known = n_prompt;
+    (void) infer_kv_table_init(&q->table, 4096);
+    (void) infer_sched_add(&w->s, q);
+
+    return q;
+}
+
+/* One step that takes us per row; every sample is a new token. */
+static void
+step(world_t *w, uint32_t us_per_row)
+{
+    uint32_t  i;
+
+    infer_sched_plan(&w->s, &w->plan);
+    infer_sched_ran(&w->s, &w->plan,
+                    (uint64_t) us_per_row * w->plan.n_rows);
+
+    for (i = 0; i < w->plan.n_items; i++) {
+        if (w->item[i].sample) {
+            w->item[i].seq->n_known++;
+            w->item[i].seq->has_output = 1;
+        }
+    }
+}
+
+static const infer_plan_item_t *
+planned(const world_t *w, const infer_sched_seq_t *q)
+{
+    uint32_t  i;
+
+    for (i = 0; i < w->plan.n_items; i++) {
+        if (w->item[i].seq == q) {
+            return &w->item[i];
+        }
+    }
+
+    return NULL;
+}
+
+static void
+test_order(void)
+{
+    world_t             w;
+    infer_sched_seq_t  *a, *b, *c;
+
+    world_open(&w, 2, 64, 100);
+    a = add(&w, 100);
+    b = add(&w, 10);
+    c = add(&w, 5);
+
+    step(&w, 1);
+    ok(w.plan.n_items == 1 && w.item[0].seq == a && w.item[0].n_rows == 64
+       && !w.item[0].sample && w.item[0].pos0 == 0,
+       "the first prompt fills the batch");
+    ok(c->state == INFER_SEQ_WAITING && b->state == INFER_SEQ_RUNNING,
+       "no more sequences than allowed");
+
+    step(&w, 1);
+    ok(w.plan.n_items == 2 && planned(&w, a)->n_rows == 36
+       && planned(&w, a)->pos0 == 64 && planned(&w, a)->sample
+       && planned(&w, b)->n_rows == 10 && planned(&w, b)->sample,
+       "its rest and the next prompt share a step");
+
+    step(&w, 1);
+    ok(w.plan.n_rows == 2 && w.plan.n_prefill == 0, "both decode");
+    ok(planned(&w, a)->pos0 == 100 && planned(&w, b)->pos0 == 10,
+       "at their next positions");
+
+    infer_sched_remove(&w.s, a);
+    step(&w, 1);
+    ok(planned(&w, b) != NULL && planned(&w, b)->n_rows == 1
+       && planned(&w, c) != NULL && planned(&w, c)->n_rows == 5,
+       "a free place goes to who waits, decode goes on beside it");
+    ok(w.item[1].first_row == 1 && w.plan.n_rows == 6, "rows are dense");
+    world_close(&w);
+}
+
+static void
+test_decode_first(void)
+{
+    uint32_t            i;
+    world_t             w;
+    infer_sched_seq_t  *q[4], *late;
+
+    world_open(&w, 8, 8, 100);
+    for (i = 0; i < 4; i++) {
+        q[i] = add(&w, 1);
+    }
+    step(&w, 1);
+    late = add(&w, 100);
+    step(&w, 1);
+
+    for (i = 0; i < 4; i++) {
+        ok(planned(&w, q[i]) != NULL && planned(&w, q[i])->n_rows == 1,
+           "decode row %u is in", i);
+    }
+    ok(planned(&w, late) != NULL && planned(&w, late)->n_rows == 4,
+       "prefill gets the rest of the batch");
+    world_close(&w);
+}
+
+static void
+test_time(void)
+{
+    uint32_t            i;
+    world_t             w;
+    infer_sched_seq_t  *q;
+
+    world_open(&w, 2, 1000, 200);
+    q = add(&w, 4000);
+    for (i = 0; i < 6; i++) {
+        step(&w, 500);                   /* 50 ms are 100 rows */
+    }
+    ok(planned(&w, q) != NULL && planned(&w, q)->n_rows == 100,
+       "a chunk fits the time of a step (%u rows)", w.plan.n_rows);
+
+    for (i = 0; i < 40 && q->n_known - q->n_kv > 400; i++) {
+        step(&w, 250);
+    }
+    ok(w.plan.n_rows >= 180 && w.plan.n_rows <= 220,
+       "and follows the speed (%u rows)", w.plan.n_rows);
+    world_close(&w);
+
+    world_open(&w, 2, 1000, 200);
+    (void) add(&w, 4000);
+    for (i = 0; i < 5; i++) {
+        step(&w, 100000);
+    }
+    ok(w.plan.n_rows == 16, "but never below 16 rows");
+    world_close(&w);
+}
+
+static void
+test_preempt(void)
+{
+    uint32_t            i;
+    world_t             w;
+    infer_sched_seq_t  *a, *b;
+
+    /* 5 pages: two of 60 tokens fit, until they grow */
+    world_open(&w, 4, 256, 5);
+    a = add(&w, 60);
+    b = add(&w, 60);
+    step(&w, 1);
+    ok(w.plan.n_items == 2, "both run");
+
+    for (i = 0; i < 40 && w.s.preemptions == 0; i++) {
+        step(&w, 1);
+    }
+    ok(w.s.preemptions == 1 && b->state == INFER_SEQ_WAITING
+       && b->n_kv == 0 && b->table.n == 0 && b->preempted == 1,
+       "without pages the younger one goes");
+    ok(a->state == INFER_SEQ_RUNNING && planned(&w, a) != NULL
+       && planned(&w, b) == NULL, "and the older one goes on");
+
+    step(&w, 1);
+    ok(b->state == INFER_SEQ_WAITING, "it waits until it fits");
+
+    (void) add(&w, 1);
+    infer_sched_remove(&w.s, a);
+    step(&w, 1);
+    ok(planned(&w, b) != NULL && planned(&w, b)->n_rows > 60
+       && planned(&w, b)->pos0 == 0 && planned(&w, b) == &w.item[0],
+       "then prompt and output are prefilled, before newer ones");
+    world_close(&w);
+}
+
+static void
+test_one_alone_fits(void)
+{
+    uint32_t            i, n = 0;
+    world_t             w;
+    infer_sched_seq_t  *q;
+
+    world_open(&w, 4, 64, 4);
+    q = add(&w, 100);
+    for (i = 0; i < 60 && q->n_known < 128; i++) {
+        step(&w, 1);
+        n += w.plan.n_items == 0;
+    }
+    ok(q->n_known == 128 && n == 0,
+       "one sequence can use every page, without a pause");
+    world_close(&w);
+}
+
+/* Everyone gets to the end, whatever the sizes. */
+static void
+test_progress(void)
+{
+    uint32_t            i, k, left, steps, empty = 0, seed = 7;
+    world_t             w;
+
+    world_open(&w, 6, 32, 9);
+    for (i = 0; i < 12; i++) {
+        seed = seed * 1103515245u + 12345u;
+        (void) add(&w, 1 + (seed >> 16) % 150);
+    }
+
+    left = 12;
+    for (steps = 0; steps < 20000 && left > 0; steps++) {
+        step(&w, 1);
+        empty += w.plan.n_items == 0;
+        for (k = 0; k < 12; k++) {
+            if (w.seq[k].state != INFER_SEQ_NONE && w.seq[k].n_known >= 280) {
+                infer_sched_remove(&w.s, &w.seq[k]);
+                left--;
+            }
+        }
+    }
+
+    ok(left == 0, "12 sequences of 280 tokens end on 9 pages (%u steps, %u "
+       "preemptions)", steps, w.s.preemptions);
+    ok(w.s.preemptions > 0 && empty == 0, "with preemptions, never idle");
+    world_close(&w);
+}
+
+static void
+test_deadlines(void)
+{
+    uint32_t            finish;
+    world_t             w;
+    infer_sched_seq_t  *a, *b;
+
+    world_open(&w, 1, 64, 100);
+    a = add(&w, 10);
+    b = add(&w, 10);
+    a->first_deadline_us = 500;
+    a->total_deadline_us = 1000;
+    b->queue_deadline_us = 700;
+
+    ok(infer_sched_expired(&w.s, 499, &finish) == NULL, "nothing is over");
+    ok(infer_sched_expired(&w.s, 500, &finish) == a
+       && finish == INFER_FINISH_TIMEOUT, "time to the first token");
+    step(&w, 1);
+    ok(infer_sched_expired(&w.s, 699, &finish) == NULL,
+       "after it, that deadline is void");
+    ok(infer_sched_expired(&w.s, 700, &finish) == b
+       && finish == INFER_FINISH_TIMEOUT_QUEUE, "time in the queue");
+    infer_sched_remove(&w.s, b);
+    ok(infer_sched_expired(&w.s, 1000, &finish) == a
+       && finish == INFER_FINISH_TIMEOUT, "total time");
+
+    infer_sched_remove(&w.s, a);
+    a->total_deadline_us = 0;
+    a->queue_deadline_us = 1;
+    (void) infer_sched_add(&w.s, a);
+    ok(infer_sched_expired(&w.s, 5000, &finish) == NULL,
+       "the queue's deadline is void for one that had started");
+    world_close(&w);
+}
+
+static void
+test_alone(void)
+{
+    uint32_t            i, with_others = 0, n_alone = 0, n_normal = 0;
+    world_t             w;
+    infer_sched_seq_t  *p;
+
+    world_open(&w, 4, 64, 100);
+    (void) add(&w, 5);
+    p = add(&w, 5);
+    p->alone = 1;
+    (void) add(&w, 5);
+
+    for (i = 0; i < 10; i++) {
+        step(&w, 1);
+        if (planned(&w, p) != NULL) {
+            n_alone++;
+            with_others += w.plan.n_items > 1;
+        } else {
+            n_normal += w.plan.n_items == 2;
+        }
+    }
+    ok(with_others == 0 && n_alone == 5 && n_normal == 5,
+       "a poisoned sequence runs alone, every other step");
+
+    p->alone = 0;
+    step(&w, 1);
+    ok(w.plan.n_items == 3, "and with the others once it is cleared");
+    world_close(&w);
+}
+
+static void
+test_limits(void)
+{
+    uint32_t            i;
+    infer_kv_t          kv = { 0 };
+    infer_sched_t       s;
+    infer_sched_conf_t  conf = { .max_seqs = 4, .max_waiting = 2,
+                                 .batch_tokens = 3 };
+    infer_sched_seq_t   q[3];
+
+    memset(q, 0, sizeof(q));
+    ok(infer_sched_init(&s, &conf, &kv) == INFER_INVALID,
+       "a batch must hold every sequence");
+
+    conf.batch_tokens = 4;
+    (void) infer_sched_init(&s, &conf, &kv);
+    for (i = 0; i < 2; i++) {
+        q[i].n_known = 1;
+        (void) infer_sched_add(&s, &q[i]);
+    }
+    ok(infer_sched_add(&s, &q[2]) == INFER_BUSY
+       && q[2].state == INFER_SEQ_NONE, "the queue has a limit");
+    ok(infer_sched_queued_tokens(&s) == 2, "queued tokens are counted");
+    infer_sched_done(&s);
+}
+
+int
+main(void)
+{
+    test_order();
+    test_decode_first();
+    test_time();
+    test_preempt();
+    test_one_alone_fits();
+    test_progress();
+    test_deadlines();
+    test_alone();
+    test_limits();
+
+    return tap_done();
+}
