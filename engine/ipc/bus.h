@@ -119,8 +119,8 @@ void infer_bus_load(const infer_bus_t *bus, uint32_t model,
 
 /* ---- reading a log; any ---- */
 
-/* Published records (acquire). Read it before the state: a generation that
- * is DONE has published everything. */
+/* Published records (acquire). Read the state first, then this: after DONE
+ * nothing is added. */
 uint32_t infer_log_count(const infer_bus_t *bus, infer_ref_t ref);
 /* Copies record i and its top pairs (at most n_top). cursor caches the block
  * of the last read and starts as {0}; records are read ascending. CORRUPT
