@@ -83,8 +83,9 @@ typedef struct {
     /* y = x * (1 / sqrt(mean(x^2) + eps)) * w; n % 16 == 0 */
     void (*rmsnorm)(float *y, const float *x, const float *w, float eps,
         uint32_t n);
-    /* fills row `row` of a; n_in % 32 == 0 */
-    void (*quantize)(const cpu_acts_t *a, uint32_t row, const float *x);
+    /* fills blocks b0 .. b0 + nb - 1 of row `row` of a from x [32 * nb] */
+    void (*quantize)(const cpu_acts_t *a, uint32_t row, uint32_t b0,
+        uint32_t nb, const float *x);
     /* y[r * ldy + j] (+)= rows r0 + r of a times output j of the stripe,
      * j < min(48, outputs left) */
     void (*linear)(const kern_weight_t *w, uint32_t stripe,

@@ -67,16 +67,28 @@ ctx_cut(kern_ctx_t *c, size_t *used, size_t len)
     return p;
 }
 
+static void
+ctx_cut_acts(kern_ctx_t *c, size_t *used, cpu_acts_t *a, size_t rows,
+    size_t wide, size_t wide_f)
+{
+    size_t  blocks = rows * wide / CPU_BLOCK;
+
+    a->q = ctx_cut(c, used, rows * wide);
+    a->d = ctx_cut(c, used, blocks * sizeof(float));
+    a->nsum = ctx_cut(c, used, blocks * sizeof(int32_t));
+    a->dsum = ctx_cut(c, used, blocks * sizeof(float));
+    a->f = ctx_cut(c, used, rows * wide_f * sizeof(float));
+}
+
 static size_t
 ctx_lay_out(kern_ctx_t *c)
 {
     const kern_shape_t  *s = &c->shape;
     size_t               used = 0, wide, rows, t = s->max_rows;
-    cpu_acts_t          *a = &c->acts;
 
     rows = t > s->max_outs ? t : s->max_outs;
-    wide = s->dim > s->ffn ? s->dim : s->ffn;
-    wide = wide > s->n_heads * s->head_dim ? wide : s->n_heads * s->head_dim;
+    wide = s->n_heads * s->head_dim;
+    wide = wide > s->dim ? wide : s->dim;
 
     c->x = ctx_cut(c, &used, t * s->dim * sizeof(float));
     c->qkv = ctx_cut(c, &used, t * c->qkv_dim * sizeof(float));
@@ -84,11 +96,10 @@ ctx_lay_out(kern_ctx_t *c)
                      t * s->n_heads * s->head_dim * sizeof(float));
     c->hid = ctx_cut(c, &used, t * s->ffn * sizeof(float));
     c->cs = ctx_cut(c, &used, t * 2 * s->rope_dim * sizeof(float));
-    a->q = ctx_cut(c, &used, rows * wide);
-    a->d = ctx_cut(c, &used, rows * wide / CPU_BLOCK * sizeof(float));
-    a->nsum = ctx_cut(c, &used, rows * wide / CPU_BLOCK * sizeof(int32_t));
-    a->dsum = ctx_cut(c, &used, rows * wide / CPU_BLOCK * sizeof(float));
-    a->f = ctx_cut(c, &used, rows * s->dim * sizeof(float));
+    ctx_cut_acts(c, &used, &c->acts, rows, wide, s->dim);
+    ctx_cut_acts(c, &used, &c->acts_hid, t, s->ffn, 0);
+    ctx_cut_acts(c, &used, &c->own, (size_t) s->n_threads * CPU_OWN_ROWS,
+                 s->dim, s->dim);
     c->work = ctx_cut(c, &used,
                       s->n_threads * c->work_floats * sizeof(float));
     c->qtile = ctx_cut(c, &used, t * sizeof(c->qtile[0]));
@@ -104,7 +115,7 @@ ctx_work_floats(const kern_ctx_t *c)
 
     attn = cpu_attn_work(c->v_dim)
            + (size_t) CPU_QMAX * c->shape.head_dim;
-    norm = (size_t) c->shape.dim + 2 * CPU_ROW_TILE * CPU_STRIPE;
+    norm = (size_t) c->shape.dim + 2 * CPU_ROW_TILE * CPU_FFN_UNIT;
     return ((attn > norm ? attn : norm) + 15) / 16 * 16;
 }
 
@@ -167,7 +178,8 @@ kern_cpu_open(kern_ctx_t **ctx, const cpu_inner_t *in,
     c->v_dim = (shape->head_dim + 15) / 16 * 16;
     c->qkv_dim = (shape->n_heads + 2 * shape->n_kv_heads) * shape->head_dim;
     group = shape->n_heads / shape->n_kv_heads;
-    c->tile_rows = group < 12 ? 12 / group : 1;
+    c->tile_rows = group < CPU_QTILE ? CPU_QTILE / group : 1;
+    c->q_scale = 1.0f / sqrtf((float) shape->head_dim);
 
     c->shape.rope_inv_freq = shape->rope_inv_freq;
     rc = ctx_alloc(c, err);

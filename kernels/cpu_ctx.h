@@ -14,6 +14,9 @@
 #include "cpu_team.h"
 
 #define CPU_ROW_TILE  32     /* rows whose gate and up outputs stay in L1 */
+#define CPU_FFN_UNIT  (2 * CPU_STRIPE)   /* whole blocks of 32 columns */
+#define CPU_QTILE     12     /* query vectors of one attention call */
+#define CPU_OWN_ROWS  4      /* up to here each thread norms all rows itself */
 
 typedef struct cpu_phase_s  cpu_phase_t;
 
@@ -22,8 +25,11 @@ typedef void (*cpu_phase_pt)(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid);
 struct cpu_phase_s {
     cpu_phase_pt          fn;
     uint32_t              layer;
+    uint32_t              n_rows;
     const float          *norm;
+    const uint32_t       *idx;        /* rows of x, NULL: all */
     const kern_weight_t  *w[3];       /* matrices of the phase */
+    const kern_weight_t  *dest;       /* matrix that takes the output */
     _Atomic uint32_t      next;       /* unit counter, dynamic phases */
 };
 
@@ -48,6 +54,7 @@ struct kern_ctx_s {
     uint32_t            v_dim;
     uint32_t            qkv_dim;       /* (H + 2G) * K */
     uint32_t            tile_rows;     /* query rows of one attention call */
+    float               q_scale;       /* 1 / sqrt(K) */
 
     cpu_team_t         *team;
     cpu_slab_t         *slabs;
@@ -63,11 +70,14 @@ struct kern_ctx_s {
     float              *hid;           /* [T, F] */
     float              *cs;            /* [T, 2 * rope_dim] */
     float              *logits;        /* [max_outs, V] */
-    cpu_acts_t          acts;          /* [max(T, max_outs), widest] */
+    cpu_acts_t          acts;          /* [max(T, max_outs), D or H * K] */
+    cpu_acts_t          acts_hid;      /* [T, F] */
+    cpu_acts_t          own;           /* [n_threads * CPU_OWN_ROWS, D] */
     float              *work;          /* [n_threads, work_floats] */
     size_t              work_floats;
     cpu_qtile_t        *qtile;         /* [T] */
     uint32_t            n_qtiles;
+    int                 whole_seqs;    /* no sequence has two tiles */
 
     cpu_phase_t        *phase;
     uint32_t            n_phases, max_phases;

@@ -23,19 +23,6 @@ phase_wants_q(const kern_ctx_t *c, const kern_weight_t *w)
     return w != NULL && c->in->q8 && w->form < CPU_F32;
 }
 
-/* The activation rows as seen by a phase: n_in columns, floats from f. */
-static cpu_acts_t
-phase_acts(const kern_ctx_t *c, uint32_t n_in, float *f)
-{
-    cpu_acts_t  a = c->acts;
-
-    a.n_in = n_in;
-    if (f != NULL) {
-        a.f = f;
-    }
-    return a;
-}
-
 static float *
 phase_work(const kern_ctx_t *c, uint32_t tid)
 {
@@ -83,58 +70,70 @@ phase_embed(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
     }
 }
 
-/* Norm of x's row into activation row `row`, in the forms the phase's
- * matrices want. */
+/* Norm of rows from .. to - 1 into rows r0 + from .. of a, in the forms that
+ * the phase's matrices want. idx: rows of x, or NULL for all in order. */
 static void
-phase_norm_row(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
-    uint32_t row, const float *x, float *tmp)
+phase_norm_rows(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
+    uint32_t r0, uint32_t from, uint32_t to, const uint32_t *idx, float *tmp)
 {
-    int    f = 0, q = 0, i;
-    float *y;
+    int          f = 0, q = 0, i;
+    const float *x;
+    uint32_t     r;
+    float       *y;
 
     for (i = 0; i < 3; i++) {
         f |= phase_wants_f(c, ph->w[i]);
         q |= phase_wants_q(c, ph->w[i]);
     }
-    y = f ? a->f + (size_t) row * a->n_in : tmp;
-    c->in->rmsnorm(y, x, ph->norm, c->shape.eps, a->n_in);
-    if (q) {
-        c->in->quantize(a, row, y);
+    for (r = from; r < to; r++) {
+        x = c->x + (size_t) (idx != NULL ? idx[r] : r) * a->n_in;
+        y = f ? a->f + (size_t) (r0 + r) * a->n_in : tmp;
+        c->in->rmsnorm(y, x, ph->norm, c->shape.eps, a->n_in);
+        if (q) {
+            c->in->quantize(a, r0 + r, 0, a->n_in / CPU_BLOCK, y);
+        }
     }
 }
 
 static void
 phase_norm(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
-    cpu_acts_t  a = phase_acts(c, c->shape.dim, NULL);
-    uint32_t    r, end = cpu_part(c, c->batch->n_rows, tid + 1);
+    cpu_acts_t  a = c->acts;
 
-    for (r = cpu_part(c, c->batch->n_rows, tid); r < end; r++) {
-        phase_norm_row(c, ph, &a, r, c->x + (size_t) r * a.n_in,
-                       phase_work(c, tid));
-    }
+    a.n_in = c->shape.dim;
+    phase_norm_rows(c, ph, &a, 0, cpu_part(c, ph->n_rows, tid),
+                    cpu_part(c, ph->n_rows, tid + 1), ph->idx,
+                    phase_work(c, tid));
 }
 
-static void
-phase_head_norm(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+/* The normed input of a phase: from the phase before, or, for a few rows,
+ * made here by each thread for itself, which is cheaper than waiting for
+ * each other. *r0 is its first row. */
+static cpu_acts_t
+phase_input(kern_ctx_t *c, const cpu_phase_t *ph, uint32_t tid, uint32_t *r0)
 {
-    const kern_batch_t  *b = c->batch;
-    cpu_acts_t           a = phase_acts(c, c->shape.dim, NULL);
-    uint32_t             i, end = cpu_part(c, b->n_outs, tid + 1);
+    cpu_acts_t  a = c->acts;
 
-    for (i = cpu_part(c, b->n_outs, tid); i < end; i++) {
-        phase_norm_row(c, ph, &a, i, c->x + (size_t) b->out_row[i] * a.n_in,
-                       phase_work(c, tid));
+    *r0 = 0;
+    if (ph->n_rows <= CPU_OWN_ROWS) {
+        a = c->own;
+        *r0 = tid * CPU_OWN_ROWS;
     }
+    a.n_in = c->shape.dim;
+    if (ph->n_rows <= CPU_OWN_ROWS) {
+        phase_norm_rows(c, ph, &a, *r0, 0, ph->n_rows, ph->idx,
+                        phase_work(c, tid));
+    }
+    return a;
 }
 
 static void
 phase_qkv(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
-    cpu_acts_t            a = phase_acts(c, c->shape.dim, NULL);
     const kern_weight_t  *w;
-    uint32_t              s, end, i, n, total, first = 0;
+    uint32_t              s, end, i, n, total, r0, first = 0;
     float                *y = c->qkv;
+    cpu_acts_t            a = phase_input(c, ph, tid, &r0);
 
     total = ph->w[0]->n_stripes + ph->w[1]->n_stripes + ph->w[2]->n_stripes;
     s = cpu_part(c, total, tid);
@@ -143,7 +142,7 @@ phase_qkv(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
         w = ph->w[i];
         n = first + w->n_stripes;
         for ( /* void */ ; s < end && s < n; s++) {
-            c->in->linear(w, s - first, &a, 0, c->batch->n_rows,
+            c->in->linear(w, s - first, &a, r0, ph->n_rows,
                           y + (s - first) * CPU_STRIPE, c->qkv_dim, 0);
         }
         first = n;
@@ -151,60 +150,103 @@ phase_qkv(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
     }
 }
 
-/* Units are (row, kv head): its query heads are rotated and scaled in
- * place, its key and value go into the page. */
+/* One row and kv head: its query heads are rotated and scaled in place, its
+ * key and value go into the page. */
+static void
+phase_rope_unit(kern_ctx_t *c, uint32_t layer, const kern_seq_t *sq,
+    uint32_t row, uint32_t g, float *k)
+{
+    const kern_shape_t  *sh = &c->shape;
+    uint32_t             h, dim = sh->head_dim;
+    uint32_t             pos = sq->pos0 + row - sq->first_row;
+    uint32_t             group = sh->n_heads / sh->n_kv_heads;
+    float               *x = c->qkv + (size_t) row * c->qkv_dim;
+    const float         *cs = c->cs + (size_t) row * 2 * sh->rope_dim;
+    uint8_t             *kv;
+
+    for (h = g * group; h < (g + 1) * group; h++) {
+        c->in->rope(x + h * dim, x + h * dim, cs, sh->rope_dim, dim,
+                    c->q_scale);
+    }
+    x += (sh->n_heads + g) * dim;
+    c->in->rope(k, x, cs, sh->rope_dim, dim, 1.0f);
+    kv = c->kv + sq->pages[pos / KERN_PAGE_TOKENS] * c->page_bytes
+         + cpu_kv_head_bytes(dim, c->v_dim) * (layer * sh->n_kv_heads + g);
+    c->in->kv_store(kv, pos % KERN_PAGE_TOKENS, k, x + sh->n_kv_heads * dim,
+                    dim, c->v_dim);
+}
+
 static void
 phase_rope(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
     const kern_batch_t  *b = c->batch;
-    const kern_shape_t  *sh = &c->shape;
-    const kern_seq_t    *sq;
-    uint32_t             u, end, row, g, h, pos, s = 0, dim = sh->head_dim;
-    uint32_t             group = sh->n_heads / sh->n_kv_heads;
-    float               *x, *k = phase_work(c, tid), scale;
-    const float         *cs;
-    uint8_t             *kv;
+    uint32_t             u, end, row, s = 0, n_g = c->shape.n_kv_heads;
 
-    scale = 1.0f / sqrtf((float) dim);
-    end = cpu_part(c, b->n_rows * sh->n_kv_heads, tid + 1);
-    for (u = cpu_part(c, b->n_rows * sh->n_kv_heads, tid); u < end; u++) {
-        row = u / sh->n_kv_heads;
-        g = u % sh->n_kv_heads;
+    end = cpu_part(c, b->n_rows * n_g, tid + 1);
+    for (u = cpu_part(c, b->n_rows * n_g, tid); u < end; u++) {
+        row = u / n_g;
         while (s + 1 < b->n_seqs && row >= b->seq[s + 1].first_row) {
             s++;
         }
-        sq = &b->seq[s];
-        pos = sq->pos0 + row - sq->first_row;
-        cs = c->cs + (size_t) row * 2 * sh->rope_dim;
-
-        x = c->qkv + (size_t) row * c->qkv_dim;
-        for (h = g * group; h < (g + 1) * group; h++) {
-            c->in->rope(x + h * dim, x + h * dim, cs, sh->rope_dim, dim,
-                        scale);
-        }
-        x += (sh->n_heads + g) * dim;
-        c->in->rope(k, x, cs, sh->rope_dim, dim, 1.0f);
-        kv = c->kv + sq->pages[pos / KERN_PAGE_TOKENS] * c->page_bytes
-             + cpu_kv_head_bytes(dim, c->v_dim)
-               * (ph->layer * sh->n_kv_heads + g);
-        c->in->kv_store(kv, pos % KERN_PAGE_TOKENS, k,
-                        x + sh->n_kv_heads * dim, dim, c->v_dim);
+        phase_rope_unit(c, ph->layer, &b->seq[s], row, u % n_g,
+                        phase_work(c, tid));
     }
 }
 
+/* One tile of rows and kv head. */
+static void
+phase_attend_unit(kern_ctx_t *c, uint32_t layer, const cpu_qtile_t *t,
+    uint32_t g, float *work)
+{
+    const kern_shape_t  *sh = &c->shape;
+    const kern_seq_t    *sq = &c->batch->seq[t->seq];
+    uint32_t             r, h, dim = sh->head_dim;
+    uint32_t             group = sh->n_heads / sh->n_kv_heads;
+    cpu_attn_t           a = { .head_dim = dim, .v_dim = c->v_dim,
+                               .page_bytes = c->page_bytes,
+                               .pages = sq->pages, .work = work };
+
+    a.kv = c->kv + cpu_kv_head_bytes(dim, c->v_dim)
+                   * (layer * sh->n_kv_heads + g);
+    for (r = t->row; r < t->row + t->n_rows; r++) {
+        for (h = g * group; h < (g + 1) * group; h++) {
+            a.q[a.nq] = c->qkv + (size_t) r * c->qkv_dim + h * dim;
+            a.out[a.nq] = c->att + ((size_t) r * sh->n_heads + h) * dim;
+            a.n_keys[a.nq] = sq->pos0 + r - sq->first_row + 1;
+            if (++a.nq == CPU_QTILE) {
+                c->in->attend(&a);
+                a.nq = 0;
+            }
+        }
+    }
+    if (a.nq != 0) {
+        c->in->attend(&a);
+    }
+}
+
+/* Whether the outputs of one kv head's queries are whole blocks. */
+static int
+phase_attend_quantizes(const kern_ctx_t *c)
+{
+    const kern_shape_t  *s = &c->shape;
+
+    return s->n_heads / s->n_kv_heads * s->head_dim % CPU_BLOCK == 0;
+}
+
 /* Units are (tile of query rows, kv head), taken from a counter: their cost
- * grows with the position. */
+ * grows with the position. Where a tile is all that its sequence has, its
+ * keys are stored here too. Outputs are quantized for wo, ph->w[0]. */
 static void
 phase_attend(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
     const kern_shape_t  *sh = &c->shape;
-    const kern_seq_t    *sq;
     const cpu_qtile_t   *t;
-    uint32_t             u, g, r, h, dim = sh->head_dim;
-    uint32_t             group = sh->n_heads / sh->n_kv_heads;
-    cpu_attn_t           a = { .head_dim = dim, .v_dim = c->v_dim,
-                               .page_bytes = c->page_bytes,
-                               .work = phase_work(c, tid) };
+    uint32_t             u, g, r, wide;
+    float               *work = phase_work(c, tid);
+    cpu_acts_t           a = c->acts;
+
+    a.n_in = sh->n_heads * sh->head_dim;
+    wide = a.n_in / sh->n_kv_heads;
 
     /* relaxed: only the number counts; the barrier orders the data */
     while ((u = atomic_fetch_add_explicit(&ph->next, 1,
@@ -213,121 +255,130 @@ phase_attend(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
     {
         t = &c->qtile[u / sh->n_kv_heads];
         g = u % sh->n_kv_heads;
-        sq = &c->batch->seq[t->seq];
-        a.pages = sq->pages;
-        a.kv = c->kv + cpu_kv_head_bytes(dim, c->v_dim)
-                       * (ph->layer * sh->n_kv_heads + g);
-        a.nq = 0;
+        for (r = t->row; c->whole_seqs && r < t->row + t->n_rows; r++) {
+            phase_rope_unit(c, ph->layer, &c->batch->seq[t->seq], r, g, work);
+        }
+        phase_attend_unit(c, ph->layer, t, g, work);
+        if (!phase_wants_q(c, ph->w[0]) || !phase_attend_quantizes(c)) {
+            continue;
+        }
         for (r = t->row; r < t->row + t->n_rows; r++) {
-            for (h = g * group; h < (g + 1) * group; h++) {
-                a.q[a.nq] = c->qkv + (size_t) r * c->qkv_dim + h * dim;
-                a.out[a.nq] = c->att + ((size_t) r * sh->n_heads + h) * dim;
-                a.n_keys[a.nq] = sq->pos0 + r - sq->first_row + 1;
-                if (++a.nq == 12) {
-                    c->in->attend(&a);
-                    a.nq = 0;
-                }
-            }
+            c->in->quantize(&a, r, g * wide / CPU_BLOCK, wide / CPU_BLOCK,
+                            c->att + (size_t) r * a.n_in + g * wide);
         }
-        if (a.nq != 0) {
-            c->in->attend(&a);
-        }
-    }
-}
-
-static void
-phase_quantize_rows(kern_ctx_t *c, uint32_t tid, const float *x,
-    uint32_t n_in)
-{
-    cpu_acts_t  a = phase_acts(c, n_in, NULL);
-    uint32_t    r, end = cpu_part(c, c->batch->n_rows, tid + 1);
-
-    for (r = cpu_part(c, c->batch->n_rows, tid); r < end; r++) {
-        c->in->quantize(&a, r, x + (size_t) r * n_in);
     }
 }
 
 static void
 phase_quantize_att(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
-    (void) ph;
-    phase_quantize_rows(c, tid, c->att, c->shape.n_heads * c->shape.head_dim);
+    cpu_acts_t  a = c->acts;
+    uint32_t    r, end = cpu_part(c, ph->n_rows, tid + 1);
+
+    a.n_in = c->shape.n_heads * c->shape.head_dim;
+    for (r = cpu_part(c, ph->n_rows, tid); r < end; r++) {
+        c->in->quantize(&a, r, 0, a.n_in / CPU_BLOCK,
+                        c->att + (size_t) r * a.n_in);
+    }
 }
 
+/* Rows of a times the phase's matrix, stripes split over the team. */
 static void
-phase_quantize_hid(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_matrix(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
+    uint32_t r0, float *y, size_t ldy, int add, uint32_t tid)
 {
-    (void) ph;
-    phase_quantize_rows(c, tid, c->hid, c->shape.ffn);
-}
-
-/* Rows of `a` times the matrix, stripes split over the team. */
-static void
-phase_matrix(kern_ctx_t *c, const kern_weight_t *w, const cpu_acts_t *a,
-    uint32_t n_rows, float *y, size_t ldy, int add, uint32_t tid)
-{
-    uint32_t  s, end = cpu_part(c, w->n_stripes, tid + 1);
+    const kern_weight_t  *w = ph->w[0];
+    uint32_t              s, end = cpu_part(c, w->n_stripes, tid + 1);
 
     for (s = cpu_part(c, w->n_stripes, tid); s < end; s++) {
-        c->in->linear(w, s, a, 0, n_rows, y + (size_t) s * CPU_STRIPE, ldy,
-                      add);
+        c->in->linear(w, s, a, r0, ph->n_rows, y + (size_t) s * CPU_STRIPE,
+                      ldy, add);
     }
 }
 
 static void
 phase_wo(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
-    cpu_acts_t  a;
+    cpu_acts_t  a = c->acts;
 
-    a = phase_acts(c, c->shape.n_heads * c->shape.head_dim, c->att);
-    phase_matrix(c, ph->w[0], &a, c->batch->n_rows, c->x, c->shape.dim, 1,
-                 tid);
+    a.n_in = c->shape.n_heads * c->shape.head_dim;
+    a.f = c->att;
+    phase_matrix(c, ph, &a, 0, c->x, c->shape.dim, 1, tid);
 }
 
 static void
 phase_down(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
-    cpu_acts_t  a = phase_acts(c, c->shape.ffn, c->hid);
+    cpu_acts_t  a = c->acts_hid;
 
-    phase_matrix(c, ph->w[0], &a, c->batch->n_rows, c->x, c->shape.dim, 1,
-                 tid);
+    a.n_in = c->shape.ffn;
+    a.f = c->hid;
+    phase_matrix(c, ph, &a, 0, c->x, c->shape.dim, 1, tid);
 }
 
 static void
 phase_head(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
 {
-    cpu_acts_t  a = phase_acts(c, c->shape.dim, NULL);
+    uint32_t    r0;
+    cpu_acts_t  a = phase_input(c, ph, tid, &r0);
 
-    phase_matrix(c, ph->w[0], &a, c->batch->n_outs, c->logits,
-                 c->shape.vocab, 0, tid);
+    phase_matrix(c, ph, &a, r0, c->logits, c->shape.vocab, 0, tid);
 }
 
+/* Units of 96 hidden columns, gate and up together, so that a thread has
+ * whole blocks of the activation and can quantize them for down, ph->dest,
+ * while they are in its cache. */
 static void
-phase_gate_up(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_ffn_unit(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
+    uint32_t r0, uint32_t unit, float *gate)
 {
-    cpu_acts_t  a = phase_acts(c, c->shape.dim, NULL);
-    uint32_t    s, end, r, i, n, valid;
-    float      *gate = phase_work(c, tid);
-    float      *up = gate + CPU_ROW_TILE * CPU_STRIPE;
+    uint32_t     s, r, i, n, valid, col = unit * CPU_FFN_UNIT;
+    cpu_acts_t   hid = c->acts_hid;
+    float       *up = gate + CPU_ROW_TILE * CPU_FFN_UNIT, *y;
 
-    end = cpu_part(c, ph->w[0]->n_stripes, tid + 1);
-    for (s = cpu_part(c, ph->w[0]->n_stripes, tid); s < end; s++) {
-        valid = cpu_valid(ph->w[0], s);
-        for (r = 0; r < c->batch->n_rows; r += n) {
-            n = c->batch->n_rows - r;
-            n = n < CPU_ROW_TILE ? n : CPU_ROW_TILE;
-            c->in->linear(ph->w[0], s, &a, r, n, gate, CPU_STRIPE, 0);
-            c->in->linear(ph->w[1], s, &a, r, n, up, CPU_STRIPE, 0);
-            for (i = 0; i < n; i++) {
-                c->in->silu_mul(c->hid + (size_t) (r + i) * c->shape.ffn
-                                + s * CPU_STRIPE, gate + i * CPU_STRIPE,
-                                up + i * CPU_STRIPE, valid);
+    hid.n_in = c->shape.ffn;
+    valid = c->shape.ffn - col;
+    valid = valid < CPU_FFN_UNIT ? valid : CPU_FFN_UNIT;
+    for (r = 0; r < ph->n_rows; r += n) {
+        n = ph->n_rows - r;
+        n = n < CPU_ROW_TILE ? n : CPU_ROW_TILE;
+        for (s = 0; s * CPU_STRIPE < valid; s++) {
+            c->in->linear(ph->w[0], 2 * unit + s, a, r0 + r, n,
+                          gate + s * CPU_STRIPE, CPU_FFN_UNIT, 0);
+            c->in->linear(ph->w[1], 2 * unit + s, a, r0 + r, n,
+                          up + s * CPU_STRIPE, CPU_FFN_UNIT, 0);
+        }
+        for (i = 0; i < n; i++) {
+            y = gate + i * CPU_FFN_UNIT;
+            if (phase_wants_f(c, ph->dest)) {
+                y = c->hid + (size_t) (r + i) * c->shape.ffn + col;
+            }
+            c->in->silu_mul(y, gate + i * CPU_FFN_UNIT, up + i * CPU_FFN_UNIT,
+                            valid);
+            if (phase_wants_q(c, ph->dest)) {
+                c->in->quantize(&hid, r + i, col / CPU_BLOCK,
+                                valid / CPU_BLOCK, y);
             }
         }
     }
 }
 
+static void
+phase_gate_up(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+{
+    uint32_t    u, end, r0;
+    uint32_t    units = (c->shape.ffn + CPU_FFN_UNIT - 1) / CPU_FFN_UNIT;
+    cpu_acts_t  a;
 
+    a = phase_input(c, ph, tid, &r0);
+    end = cpu_part(c, units, tid + 1);
+    for (u = cpu_part(c, units, tid); u < end; u++) {
+        phase_ffn_unit(c, ph, &a, r0, u, phase_work(c, tid));
+    }
+}
+
+
+/* Callers have made sure that there is room. */
 static cpu_phase_t *
 phase_add(kern_ctx_t *c, cpu_phase_pt fn, uint32_t layer,
     const kern_weight_t *w0, const kern_weight_t *w1, const kern_weight_t *w2)
@@ -337,11 +388,35 @@ phase_add(kern_ctx_t *c, cpu_phase_pt fn, uint32_t layer,
     ph->fn = fn;
     ph->layer = layer;
     ph->norm = NULL;
+    ph->dest = NULL;
+    ph->idx = NULL;
+    ph->n_rows = c->batch->n_rows;
     ph->w[0] = w0;
     ph->w[1] = w1;
     ph->w[2] = w2;
     atomic_store_explicit(&ph->next, 0, memory_order_relaxed);
     return ph;
+}
+
+/* Adds fn with its normed input: by a phase of its own, or, for few rows,
+ * by fn itself. */
+static cpu_phase_t *
+phase_add_normed(kern_ctx_t *c, cpu_phase_pt fn, const float *norm,
+    const uint32_t *idx, uint32_t n_rows, const kern_weight_t *w0,
+    const kern_weight_t *w1, const kern_weight_t *w2)
+{
+    cpu_phase_t  *ph;
+    int           own = n_rows <= CPU_OWN_ROWS;
+
+    for ( ;; ) {
+        ph = phase_add(c, own ? fn : phase_norm, 0, w0, w1, w2);
+        ph->norm = norm;
+        ph->idx = idx;
+        ph->n_rows = n_rows;
+        if (own++) {
+            return ph;
+        }
+    }
 }
 
 static int
@@ -358,6 +433,7 @@ kern_cpu_begin(kern_ctx_t *c, const kern_batch_t *b)
 
     c->n_phases = 0;
     c->n_qtiles = 0;
+    c->whole_seqs = 1;
     c->batch = NULL;
     if (b->n_rows == 0 || b->n_rows > c->shape.max_rows || b->n_seqs == 0
         || b->n_seqs > c->shape.max_seqs || b->n_outs > c->shape.max_outs)
@@ -374,6 +450,7 @@ kern_cpu_begin(kern_ctx_t *c, const kern_batch_t *b)
         {
             return INFER_INVALID;
         }
+        c->whole_seqs &= sq->n_rows <= c->tile_rows;
         for (r = 0; r < sq->n_rows; r += n) {
             n = sq->n_rows - r;
             n = n < c->tile_rows ? n : c->tile_rows;
@@ -404,6 +481,7 @@ kern_cpu_embed(kern_ctx_t *c, const kern_weight_t *embd)
 int
 kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
 {
+    cpu_phase_t         *ph;
     const kern_shape_t  *s = &c->shape;
     uint32_t             q = s->n_heads * s->head_dim;
     uint32_t             k = s->n_kv_heads * s->head_dim;
@@ -415,11 +493,14 @@ kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     {
         return INFER_INVALID;
     }
-    phase_add(c, phase_norm, layer, w->wq, w->wk, w->wv)->norm = w->attn_norm;
-    phase_add(c, phase_qkv, layer, w->wq, w->wk, w->wv);
-    phase_add(c, phase_rope, layer, NULL, NULL, NULL);
-    phase_add(c, phase_attend, layer, NULL, NULL, NULL);
-    if (phase_wants_q(c, w->wo)) {
+    ph = phase_add_normed(c, phase_qkv, w->attn_norm, NULL, c->batch->n_rows,
+                          w->wq, w->wk, w->wv);
+    ph->layer = layer;
+    if (!c->whole_seqs) {
+        phase_add(c, phase_rope, layer, NULL, NULL, NULL);
+    }
+    phase_add(c, phase_attend, layer, w->wo, NULL, NULL);
+    if (phase_wants_q(c, w->wo) && !phase_attend_quantizes(c)) {
         phase_add(c, phase_quantize_att, layer, NULL, NULL, NULL);
     }
     phase_add(c, phase_wo, layer, w->wo, NULL, NULL);
@@ -429,6 +510,7 @@ kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
 int
 kern_cpu_ffn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
 {
+    cpu_phase_t         *ph;
     const kern_shape_t  *s = &c->shape;
 
     if (c->batch == NULL || layer >= s->n_layers
@@ -439,11 +521,9 @@ kern_cpu_ffn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     {
         return INFER_INVALID;
     }
-    phase_add(c, phase_norm, layer, w->gate, w->up, NULL)->norm = w->ffn_norm;
-    phase_add(c, phase_gate_up, layer, w->gate, w->up, NULL);
-    if (phase_wants_q(c, w->down)) {
-        phase_add(c, phase_quantize_hid, layer, NULL, NULL, NULL);
-    }
+    ph = phase_add_normed(c, phase_gate_up, w->ffn_norm, NULL,
+                          c->batch->n_rows, w->gate, w->up, NULL);
+    ph->dest = w->down;
     phase_add(c, phase_down, layer, w->down, NULL, NULL);
     return INFER_OK;
 }
@@ -456,8 +536,8 @@ kern_cpu_head(kern_ctx_t *c, const float *norm, const kern_weight_t *w)
     {
         return INFER_INVALID;
     }
-    phase_add(c, phase_head_norm, 0, w, NULL, NULL)->norm = norm;
-    phase_add(c, phase_head, 0, w, NULL, NULL);
+    phase_add_normed(c, phase_head, norm, c->batch->out_row,
+                     c->batch->n_outs, w, NULL, NULL);
     return INFER_OK;
 }
 

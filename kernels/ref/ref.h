@@ -10,7 +10,8 @@
 
 void kern_rmsnorm_ref(float *y, const float *x, const float *w, float eps,
     uint32_t n);
-void kern_quantize_ref(const cpu_acts_t *a, uint32_t row, const float *x);
+void kern_quantize_ref(const cpu_acts_t *a, uint32_t row, uint32_t b0,
+    uint32_t nb, const float *x);
 void kern_silu_mul_ref(float *y, const float *g, const float *u, uint32_t n);
 void kern_rope_ref(float *y, const float *x, const float *cs,
     uint32_t rope_dim, uint32_t head_dim, float scale);

@@ -156,11 +156,12 @@ kern_rmsnorm_ref(float *y, const float *x, const float *w, float eps,
  * its own row and nothing else.
  */
 void
-kern_quantize_ref(const cpu_acts_t *a, uint32_t row, const float *x)
+kern_quantize_ref(const cpu_acts_t *a, uint32_t row, uint32_t b0,
+    uint32_t nb, const float *x)
 {
-    uint32_t  nb = a->n_in / CPU_BLOCK, b, i, amax, bits;
-    int8_t   *q = a->q + (size_t) row * a->n_in;
-    size_t    at = (size_t) row * nb;
+    uint32_t  b, i, amax, bits;
+    size_t    at = (size_t) row * (a->n_in / CPU_BLOCK) + b0;
+    int8_t   *q = a->q + at * CPU_BLOCK;
     int32_t   sum;
     float     id, d;
 

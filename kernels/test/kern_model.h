@@ -8,7 +8,7 @@
 
 #include "kern_test.h"
 
-#define MODEL_LAYERS  3
+#define MODEL_LAYERS  2
 
 typedef struct {
     kern_shape_t   shape;

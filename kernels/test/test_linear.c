@@ -48,7 +48,8 @@ make_acts(uint32_t n_in)
     a.dsum = test_alloc(n / 32 * sizeof(float));
     a.f = test_floats(n, 3);
     for (r = 0; r < MAX_ROWS; r++) {
-        cpu_inner("ref-q8")->quantize(&a, r, a.f + (size_t) r * n_in);
+        cpu_inner("ref-q8")->quantize(&a, r, 0, n_in / 32,
+                                      a.f + (size_t) r * n_in);
     }
     return a;
 }

@@ -195,7 +195,9 @@ check_quantize(const cpu_inner_t *in)
             .dsum = test_alloc(2 * NB * 4)
         };
         memset(a[t].q, 0, 2 * 32 * NB);
-        (t ? in : cpu_inner("ref-q8"))->quantize(&a[t], 1, x);
+        (t ? in : cpu_inner("ref-q8"))->quantize(&a[t], 1, 0, NB / 2, x);
+        (t ? in : cpu_inner("ref-q8"))->quantize(&a[t], 1, NB / 2, NB / 2,
+                                                 x + 16 * NB);
     }
     good &= memcmp(a[0].q, a[1].q, 2 * 32 * NB) == 0;
     good &= same_f(a[0].d + NB, a[1].d + NB, NB);

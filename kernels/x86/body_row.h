@@ -22,11 +22,12 @@ V16_NAME(rmsnorm)(float *y, const float *x, const float *w, float eps,
 }
 
 void
-V16_NAME(quantize)(const cpu_acts_t *a, uint32_t row, const float *x)
+V16_NAME(quantize)(const cpu_acts_t *a, uint32_t row, uint32_t b0,
+    uint32_t nb, const float *x)
 {
-    uint32_t  nb = a->n_in / CPU_BLOCK, b, bits;
-    size_t    at = (size_t) row * nb;
-    int8_t   *q = a->q + (size_t) row * a->n_in;
+    uint32_t  b, bits;
+    size_t    at = (size_t) row * (a->n_in / CPU_BLOCK) + b0;
+    int8_t   *q = a->q + at * CPU_BLOCK;
     v16_t     lo, hi, m;
     float     amax, d, id;
     int32_t   sum;

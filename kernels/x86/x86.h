@@ -11,7 +11,8 @@
 
 void kern_rmsnorm_avx2(float *y, const float *x, const float *w, float eps,
     uint32_t n);
-void kern_quantize_avx2(const cpu_acts_t *a, uint32_t row, const float *x);
+void kern_quantize_avx2(const cpu_acts_t *a, uint32_t row, uint32_t b0,
+    uint32_t nb, const float *x);
 void kern_linear_avx2(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add);
@@ -27,7 +28,8 @@ void kern_exp_row_avx2(float *y, const float *x, float sub, size_t n);
 
 void kern_rmsnorm_avx512(float *y, const float *x, const float *w, float eps,
     uint32_t n);
-void kern_quantize_avx512(const cpu_acts_t *a, uint32_t row, const float *x);
+void kern_quantize_avx512(const cpu_acts_t *a, uint32_t row, uint32_t b0,
+    uint32_t nb, const float *x);
 void kern_linear_avx512(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add);

@@ -1,0 +1,349 @@
+/*
+ * kern_bench.c: time of whole steps and of single kernels against limits
+ * measured in the same run.
+ *
+ *   kern_bench [isa [threads [sequences rows position]]]
+ *   INFER_BENCH_TYPE=2|3|8   type of the layers (GGUF number; default 3)
+ *   INFER_BENCH_MS=N         time per row (default 400)
+ *
+ * Weights are random in SmolLM2-135M's shape, so numbers are about speed
+ * only. Medians; other load on the machine shows up as a wide min .. max.
+ */
+
+#include <time.h>
+
+#include "../test/kern_test.h"
+#include "cost.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { LAYERS = 30, MAX_ROWS = 512, MAX_SEQS = 32, CTX = 640 };
+
+typedef struct {
+    const kern_ops_t  *ops;
+    kern_ctx_t        *c;
+    kern_shape_t       shape;
+    uint32_t           layer_type;
+    kern_weight_t     *embd, *w[LAYERS][7];
+    float             *norm;
+    double             gbs, gops;       /* measured limits */
+    double             ms;
+} bench_t;
+
+
+static double
+now_us(void)
+{
+    struct timespec  ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double) ts.tv_sec * 1e6 + (double) ts.tv_nsec / 1e3;
+}
+
+static int
+by_value(const void *a, const void *b)
+{
+    double  x = *(const double *) a, y = *(const double *) b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* Median of the times of fn, repeated for about ms. */
+static double
+median_us(double ms, void (*fn)(void *arg), void *arg, double *min,
+    double *max)
+{
+    static const int  cap = 4000;
+    double           *t = malloc((size_t) cap * sizeof(double)), end, m;
+    int               n = 0;
+
+    if (t == NULL) {
+        exit(1);
+    }
+    fn(arg);
+    end = now_us() + ms * 1000;
+    do {
+        t[n] = now_us();
+        fn(arg);
+        t[n] = now_us() - t[n];
+        n++;
+    } while (n < cap && (n < 3 || now_us() < end));
+    qsort(t, (size_t) n, sizeof(t[0]), by_value);
+    m = t[n / 2];
+    *min = t[0];
+    *max = t[n - 1];
+    free(t);
+    return m;
+}
+
+typedef struct {
+    kern_ctx_t  *c;
+    uint32_t     n;
+    uint8_t     *buf;
+    size_t       bytes;
+    uint64_t     sink;
+} limit_t;
+
+static void
+limit_read_part(void *arg, uint32_t i)
+{
+    limit_t         *l = arg;
+    const uint64_t  *p = (uint64_t *) (l->buf + l->bytes / l->n * i);
+    uint64_t         s[8] = { 0 };
+    size_t           k, n = l->bytes / l->n / 8;
+
+    for (k = 0; k + 8 <= n; k += 8) {
+        s[0] += p[k];
+        s[1] += p[k + 1];
+        s[2] += p[k + 2];
+        s[3] += p[k + 3];
+        s[4] += p[k + 4];
+        s[5] += p[k + 5];
+        s[6] += p[k + 6];
+        s[7] += p[k + 7];
+    }
+    l->sink += s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7];
+}
+
+static void
+limit_read(void *arg)
+{
+    limit_t  *l = arg;
+
+    kern_cpu_parallel(l->c, limit_read_part, l, l->n);
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx512f,avx512vnni")))
+static void
+limit_dot_part(void *arg, uint32_t i)
+{
+    __m512i   a[12], w = _mm512_set1_epi32((int) i), x = w;
+    limit_t  *l = arg;
+    int       k, j;
+
+#pragma GCC unroll 12
+    for (j = 0; j < 12; j++) {
+        a[j] = w;
+    }
+    for (k = 0; k < 400000; k++) {
+#pragma GCC unroll 12
+        for (j = 0; j < 12; j++) {
+            a[j] = _mm512_dpbusd_epi32(a[j], w, x);
+            __asm__ volatile ("" : "+v" (a[j]));
+        }
+    }
+#pragma GCC unroll 12
+    for (j = 0; j < 12; j++) {
+        l->sink += (uint64_t) _mm512_reduce_add_epi32(a[j]);
+    }
+}
+
+static void
+limit_dot(void *arg)
+{
+    limit_t  *l = arg;
+
+    kern_cpu_parallel(l->c, limit_dot_part, l, l->n);
+}
+
+#endif
+
+/* Reads as many bytes as a decode step does; int8 products at full rate. */
+static void
+measure_limits(bench_t *b)
+{
+    limit_t  l = { .c = b->c, .n = b->shape.n_threads, .bytes = 97u << 20 };
+    double   us, min, max;
+
+    l.buf = aligned_alloc(2u << 20, l.bytes + (1u << 20));
+    if (l.buf == NULL) {
+        exit(1);
+    }
+    memset(l.buf, 1, l.bytes);
+    us = median_us(b->ms, limit_read, &l, &min, &max);
+    b->gbs = (double) l.bytes / us / 1e3;
+    printf("read %zu MB           %8.0f us %7.1f GB/s\n", l.bytes >> 20, us,
+           b->gbs);
+#if defined(__x86_64__)
+    if (cpu_inner("avx512") != NULL) {
+        us = median_us(b->ms, limit_dot, &l, &min, &max);
+        b->gops = 400000.0 * 12 * 128 * l.n / us / 1e3;
+        printf("vpdpbusd             %8.0f us %7.1f GOP/s\n", us, b->gops);
+    }
+#endif
+    free(l.buf);
+}
+
+static int
+zero_read(void *arg, void *buf, size_t len, uint64_t off)
+{
+    uint8_t   *p = buf;
+    uint64_t   x = off * 0x9e3779b97f4a7c15u + 1;
+    size_t     i;
+
+    (void) arg;
+    for (i = 0; i < len; i++) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        p[i] = (uint8_t) x & 0x3b;     /* no f16 of it is huge or NaN */
+    }
+    return INFER_OK;
+}
+
+static kern_weight_t *
+pack(bench_t *b, uint32_t type, uint32_t n_out, uint32_t n_in)
+{
+    kern_src_t      s = { .type = type, .n_out = n_out, .n_in = n_in,
+                          .read = zero_read };
+    kern_weight_t  *w;
+
+    if (b->ops->pack(b->c, &w, &s, NULL) != INFER_OK) {
+        exit(1);
+    }
+    return w;
+}
+
+static void
+load(bench_t *b)
+{
+    const kern_shape_t  *s = &b->shape;
+    uint32_t             l, i, q = s->n_heads * s->head_dim;
+    uint32_t             k = s->n_kv_heads * s->head_dim;
+    uint32_t             out[7] = { q, k, k, s->dim, s->ffn, s->ffn, s->dim };
+    uint32_t             in[7] = { s->dim, s->dim, s->dim, q, s->dim, s->dim,
+                                   s->ffn };
+
+    for (l = 0; l < LAYERS; l++) {
+        for (i = 0; i < 7; i++) {
+            b->w[l][i] = pack(b, b->layer_type, out[i], in[i]);
+        }
+    }
+    b->embd = pack(b, KERN_Q8_0, s->vocab, s->dim);
+    b->norm = malloc(s->dim * sizeof(float));
+    for (i = 0; i < s->dim; i++) {
+        b->norm[i] = 1;
+    }
+}
+
+typedef struct {
+    bench_t       *b;
+    kern_batch_t   batch;
+    kern_seq_t     seq[MAX_SEQS];
+    int32_t        token[MAX_ROWS];
+    uint32_t       out[MAX_SEQS];
+    uint32_t       pages[MAX_SEQS][CTX / KERN_PAGE_TOKENS];
+} step_t;
+
+static void
+step_run(void *arg)
+{
+    step_t        *st = arg;
+    bench_t       *b = st->b;
+    kern_layer_t   w;
+    uint32_t       l;
+
+    b->ops->begin(b->c, &st->batch);
+    b->ops->embed(b->c, b->embd);
+    for (l = 0; l < LAYERS; l++) {
+        w = (kern_layer_t) {
+            .attn_norm = b->norm, .wq = b->w[l][0], .wk = b->w[l][1],
+            .wv = b->w[l][2], .wo = b->w[l][3], .ffn_norm = b->norm,
+            .gate = b->w[l][4], .up = b->w[l][5], .down = b->w[l][6]
+        };
+        b->ops->attn(b->c, l, &w);
+        b->ops->ffn(b->c, l, &w);
+    }
+    b->ops->head(b->c, b->norm, b->embd);
+    b->ops->submit(b->c);
+    b->ops->wait(b->c);
+}
+
+/* n_seqs sequences of `rows` rows each, from position pos on. */
+static void
+bench_step(bench_t *b, uint32_t n_seqs, uint32_t rows, uint32_t pos)
+{
+    step_t      *st = calloc(1, sizeof(*st));
+    uint32_t     s, i;
+    double       us, min, max;
+    kern_cost_t  c;
+
+    st->b = b;
+    for (s = 0; s < n_seqs; s++) {
+        for (i = 0; i < CTX / KERN_PAGE_TOKENS; i++) {
+            st->pages[s][i] = s * (CTX / KERN_PAGE_TOKENS) + i;
+        }
+        st->seq[s] = (kern_seq_t) { s * rows, rows, pos, st->pages[s] };
+        st->out[s] = s * rows + rows - 1;
+    }
+    for (i = 0; i < n_seqs * rows; i++) {
+        st->token[i] = (int32_t) (i * 97 % b->shape.vocab);
+    }
+    st->batch = (kern_batch_t) { n_seqs * rows, st->token, n_seqs, st->seq,
+                                 n_seqs, st->out };
+    us = median_us(b->ms, step_run, st, &min, &max);
+    c = kern_step_cost(&b->shape, b->layer_type, KERN_Q8_0, n_seqs * rows,
+                       n_seqs, pos + rows);
+    printf("%2u x %3u rows at %3u  %8.0f us %7.1f tok/s  %5.1f GB/s %4.0f%% "
+           "%7.1f GOP/s %4.0f%%  (%.0f .. %.0f)\n", n_seqs, rows, pos, us,
+           n_seqs * rows * 1e6 / us, c.bytes / us / 1e3,
+           100 * c.bytes / us / 1e3 / b->gbs, c.ops / us / 1e3,
+           100 * c.ops / us / 1e3 / (b->gops + 1e-9), min, max);
+    free(st);
+}
+
+int
+main(int argc, char **argv)
+{
+    static float  freq[32];
+    const char   *env = getenv("INFER_BENCH_TYPE");
+    infer_err_t   err;
+    uint32_t      i;
+    bench_t       b = {
+        .layer_type = env != NULL ? (uint32_t) atoi(env) : KERN_Q4_1,
+        .shape = {
+            .n_layers = LAYERS, .dim = 576, .n_heads = 9, .n_kv_heads = 3,
+            .head_dim = 64, .ffn = 1536, .vocab = 49152, .rope_dim = 64,
+            .rope_inv_freq = freq, .rope_attn_scale = 1, .eps = 1e-5f,
+            .max_rows = MAX_ROWS, .max_outs = MAX_SEQS,
+            .max_seqs = MAX_SEQS, .context = CTX,
+            .n_pages = MAX_SEQS * CTX / KERN_PAGE_TOKENS,
+            .n_threads = argc > 2 ? (uint32_t) atoi(argv[2]) : 2
+        }
+    };
+
+    env = getenv("INFER_BENCH_MS");
+    b.ms = env != NULL ? atof(env) : 400;
+    for (i = 0; i < 32; i++) {
+        freq[i] = powf(1e5f, -2.0f * (float) i / 64);
+    }
+    b.ops = kern_init("cpu", argc > 1 ? argv[1] : NULL, &err);
+    if (b.ops == NULL
+        || b.ops->open(&b.c, b.ops, &b.shape, &err) != INFER_OK)
+    {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    printf("%s, %u threads, layers %s\n", b.ops->name, b.shape.n_threads,
+           kern_type_name(b.layer_type));
+    load(&b);
+    measure_limits(&b);
+    if (argc > 5) {
+        bench_step(&b, (uint32_t) atoi(argv[3]), (uint32_t) atoi(argv[4]),
+                   (uint32_t) atoi(argv[5]));
+        b.ops->close(b.c);
+        return 0;
+    }
+    for (i = 1; i <= MAX_SEQS; i *= 2) {
+        bench_step(&b, i, 1, 127);
+    }
+    bench_step(&b, 1, 1, 511);
+    bench_step(&b, 1, 64, 0);
+    bench_step(&b, 1, 512, 0);
+    b.ops->close(b.c);
+    return 0;
+}
