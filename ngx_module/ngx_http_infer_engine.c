@@ -151,18 +151,17 @@ ngx_http_infer_engine_open(ngx_http_infer_zone_t *zone, ngx_log_t *log)
     place = zone->engine ? &zone->engine->place : &zone->place;
 
     if (ngx_http_infer_engine_name(zone, name, NGX_MAX_PATH) != NGX_OK) {
-        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
-                      "\"infer_engine\": cannot tell where the engine is, "
-                      "use \"path=\", in %V:%ui", &place->file, place->line);
+        ngx_http_infer_emerg(log, place, ngx_errno,
+                             "\"infer_engine\": cannot tell where the engine "
+                             "is, use \"path=\"");
         return -1;
     }
 
     fd = open((char *) name, O_RDONLY|O_CLOEXEC);
 
     if (fd == -1) {
-        ngx_log_error(NGX_LOG_EMERG, log, ngx_errno,
-                      "\"infer_engine\": open() \"%s\" failed in %V:%ui",
-                      name, &place->file, place->line);
+        ngx_http_infer_emerg(log, place, ngx_errno,
+                             "\"infer_engine\": open() \"%s\" failed", name);
     }
 
     return fd;

@@ -521,10 +521,9 @@ ngx_http_infer_merge_target(ngx_conf_t *cf, ngx_http_infer_loc_conf_t *prev,
         conf->model = ngx_http_infer_find_model(imcf, &conf->infer->value);
 
         if (conf->model == NULL) {
-            ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                          "\"infer\" names the unknown model \"%V\" in %V:%ui",
-                          &conf->infer->value, &conf->place.file,
-                          conf->place.line);
+            ngx_http_infer_emerg(cf->log, &conf->place, 0,
+                                 "\"infer\" names the unknown model \"%V\"",
+                                 &conf->infer->value);
             return NGX_CONF_ERROR;
         }
     }

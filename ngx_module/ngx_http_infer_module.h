@@ -3,14 +3,16 @@
  * What the files of ngx_module/ share: configuration, the bus as nginx's
  * processes see it, and who calls whom.
  *
- *   module.c   command table, merging, variables
- *   conf.c     zones, engines and models, and how they find each other
- *   conf_loc.c the directives of a location that have a form of their own
- *   zone.c     the bus object: made and checked by the master, entered by
- *              workers
- *   engine.c   starts, watches and checks; fork, exec and signals
- *   keys.c     infer_api_keys
- *   handler.c  request.c  event.c  output.c  status.c  filter.c  requests
+ *   module.c      command table, merging, variables
+ *   conf.c        zones and engines, and how models find them
+ *   conf_model.c  infer_model {}
+ *   conf_loc.c    directives of a location that have a form of their own
+ *   zone.c        the bus over cycles: kept, replaced, entered by workers
+ *   bus.c         making a bus: checks, sizes, descriptors
+ *   engine.c      starts, watches and checks; fork, exec and signals
+ *   auth.c        infer_api_keys
+ *   handler.c, request.c, event.c, answer.c, output.c, status.c, filter.c
+ *                 requests
  */
 
 
@@ -57,7 +59,7 @@
 
 typedef struct ngx_http_infer_bus_s    ngx_http_infer_bus_t;
 typedef struct ngx_http_infer_zone_s   ngx_http_infer_zone_t;
-typedef struct ngx_http_infer_keys_s   ngx_http_infer_keys_t;   /* keys.c */
+typedef struct ngx_http_infer_keys_s   ngx_http_infer_keys_t;   /* auth.c */
 typedef struct ngx_http_infer_watch_s  ngx_http_infer_watch_t;  /* event.c */
 
 
@@ -221,7 +223,7 @@ typedef struct {
 extern ngx_module_t  ngx_http_infer_module;
 
 
-/* conf.c, conf_loc.c: setters of the command table */
+/* conf.c, conf_model.c, conf_loc.c: setters of the command table */
 
 char *ngx_http_infer_zone_directive(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -239,6 +241,17 @@ char *ngx_http_infer_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_sampling(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_api_keys(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+
+/* conf.c: an [emerg] record that ends as those of the parser do */
+
+void ngx_cdecl ngx_http_infer_emerg(ngx_log_t *log,
+    ngx_http_infer_place_t *place, ngx_err_t err, const char *fmt, ...);
+
+/* conf.c: where a directive stands; whether a name is fit for a model or
+ * zone (NGX_DECLINED: not) */
+
+void ngx_http_infer_place(ngx_conf_t *cf, ngx_http_infer_place_t *place);
+ngx_int_t ngx_http_infer_valid_name(ngx_str_t *name);
 
 /* conf.c: gives models their zones, zones their engines, adds shm zones */
 
@@ -295,7 +308,7 @@ ngx_int_t ngx_http_infer_event_attach(ngx_http_infer_bus_t *bus,
     ngx_log_t *log);
 void ngx_http_infer_event_detach(ngx_http_infer_bus_t *bus);
 
-/* keys.c: reads the file; NULL when it cannot, after having logged why */
+/* auth.c: reads the file; NULL when it cannot, after having logged why */
 
 ngx_http_infer_keys_t *ngx_http_infer_keys_read(ngx_conf_t *cf,
     ngx_str_t *file);

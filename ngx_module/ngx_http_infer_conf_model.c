@@ -1,0 +1,305 @@
+
+/*
+ * infer_model {}: reads the block. Files are opened and judged later, in the
+ * shm zone's callback, so that each directive's place is kept.
+ */
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "ngx_http_infer_module.h"
+
+
+static char *ngx_http_infer_model_param(ngx_conf_t *cf, ngx_command_t *dummy,
+    void *conf);
+static char *ngx_http_infer_model_number(ngx_conf_t *cf,
+    ngx_uint_t *number, ngx_uint_t max);
+static char *ngx_http_infer_model_string(ngx_conf_t *cf, ngx_str_t *string);
+static char *ngx_http_infer_model_file(ngx_conf_t *cf, ngx_str_t *file,
+    ngx_http_infer_place_t *place);
+static char *ngx_http_infer_model_kv(ngx_conf_t *cf,
+    ngx_http_infer_model_t *model);
+static char *ngx_http_infer_model_alias(ngx_conf_t *cf,
+    ngx_http_infer_model_t *model);
+
+
+char *
+ngx_http_infer_model_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_infer_main_conf_t *imcf = conf;
+
+    char                     *rv;
+    ngx_str_t                *value;
+    ngx_conf_t                save;
+    ngx_http_infer_model_t   *model, **mp;
+
+    value = cf->args->elts;
+
+    if (ngx_http_infer_valid_name(&value[1]) != NGX_OK) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid model name \"%V\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    if (ngx_http_infer_find_model(imcf, &value[1]) != NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "infer_model \"%V\" is duplicate", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    model = ngx_pcalloc(cf->pool, sizeof(ngx_http_infer_model_t));
+    if (model == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    model->name = value[1];
+    ngx_http_infer_place(cf, &model->place);
+    model->path_place = model->place;
+
+    if (ngx_array_init(&model->aliases, cf->pool, 2, sizeof(ngx_str_t))
+        != NGX_OK)
+    {
+        return NGX_CONF_ERROR;
+    }
+
+    mp = ngx_array_push(&imcf->models);
+    if (mp == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *mp = model;
+
+    save = *cf;
+    cf->handler = ngx_http_infer_model_param;
+    cf->handler_conf = (void *) model;
+
+    rv = ngx_conf_parse(cf, NULL);
+
+    *cf = save;
+
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    if (model->path.len == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "infer_model \"%V\" has no \"path\"",
+                           &model->name);
+        return NGX_CONF_ERROR;
+    }
+
+    if (model->device.len == 0) {
+        ngx_str_set(&model->device, "cpu");
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_infer_model_param(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
+{
+    char                    *rv;
+    ngx_str_t               *value;
+    ngx_http_infer_model_t  *model;
+
+    model = (ngx_http_infer_model_t *) cf->handler_conf;
+    value = cf->args->elts;
+
+    if (cf->args->nelts < 2
+        || (cf->args->nelts > 2 && ngx_strcmp(value[0].data, "alias") != 0
+            && ngx_strcmp(value[0].data, "kv_cache") != 0))
+    {
+        rv = "has an invalid number of arguments";
+
+    } else if (ngx_strcmp(value[0].data, "zone") == 0) {
+        rv = ngx_http_infer_model_string(cf, &model->zone_name);
+
+    } else if (ngx_strcmp(value[0].data, "path") == 0) {
+        rv = ngx_http_infer_model_file(cf, &model->path, &model->path_place);
+
+    } else if (ngx_strcmp(value[0].data, "chat_template") == 0) {
+        rv = ngx_http_infer_model_file(cf, &model->chat_template,
+                                       &model->template_place);
+
+    } else if (ngx_strcmp(value[0].data, "alias") == 0) {
+        rv = ngx_http_infer_model_alias(cf, model);
+
+    } else if (ngx_strcmp(value[0].data, "device") == 0) {
+        rv = ngx_http_infer_model_string(cf, &model->device);
+
+        if (rv == NGX_CONF_OK && ngx_strcmp(value[1].data, "cpu") != 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "unknown device \"%V\", there is \"cpu\"",
+                               &value[1]);
+            return NGX_CONF_ERROR;
+        }
+
+    } else if (ngx_strcmp(value[0].data, "context") == 0) {
+        rv = ngx_http_infer_model_number(cf, &model->context, 1 << 24);
+
+    } else if (ngx_strcmp(value[0].data, "sequences") == 0) {
+        rv = ngx_http_infer_model_number(cf, &model->sequences,
+                                         INFER_MAX_SLOTS);
+
+    } else if (ngx_strcmp(value[0].data, "batch_tokens") == 0) {
+        rv = ngx_http_infer_model_number(cf, &model->batch_tokens, 65536);
+
+    } else if (ngx_strcmp(value[0].data, "kv_cache") == 0) {
+        rv = ngx_http_infer_model_kv(cf, model);
+
+    } else {
+        rv = "is unknown in \"infer_model\"";
+    }
+
+    if (rv == NGX_CONF_OK || rv == NGX_CONF_ERROR) {
+        return rv;
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%V\" %s", &value[0], rv);
+
+    return NGX_CONF_ERROR;
+}
+
+
+static char *
+ngx_http_infer_model_string(ngx_conf_t *cf, ngx_str_t *string)
+{
+    ngx_str_t  *value;
+
+    if (string->data != NULL) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (value[1].len == 0) {
+        return "has an empty value";
+    }
+
+    *string = value[1];
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_infer_model_file(ngx_conf_t *cf, ngx_str_t *file,
+    ngx_http_infer_place_t *place)
+{
+    char  *rv;
+
+    rv = ngx_http_infer_model_string(cf, file);
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    ngx_http_infer_place(cf, place);
+
+    if (ngx_conf_full_name(cf->cycle, file, 1) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_infer_model_number(ngx_conf_t *cf, ngx_uint_t *number,
+    ngx_uint_t max)
+{
+    ngx_int_t   n;
+    ngx_str_t  *value;
+
+    if (*number != 0) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    n = ngx_atoi(value[1].data, value[1].len);
+
+    if (n < 1 || (ngx_uint_t) n > max) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"%V\" value \"%V\", it must be between "
+                           "1 and %ui", &value[0], &value[1], max);
+        return NGX_CONF_ERROR;
+    }
+
+    *number = n;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_infer_model_kv(ngx_conf_t *cf, ngx_http_infer_model_t *model)
+{
+    off_t       bytes;
+    ngx_str_t  *value;
+
+    if (model->kv_bytes != 0) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (cf->args->nelts > 3
+        || (cf->args->nelts == 3 && ngx_strcmp(value[2].data, "f16") != 0))
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "unknown \"kv_cache\" type \"%V\", there is "
+                           "\"f16\"", &value[cf->args->nelts - 1]);
+        return NGX_CONF_ERROR;
+    }
+
+    bytes = ngx_parse_offset(&value[1]);
+
+    if (bytes <= 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"kv_cache\" value \"%V\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    model->kv_bytes = bytes;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_infer_model_alias(ngx_conf_t *cf, ngx_http_infer_model_t *model)
+{
+    ngx_str_t                   *value, *alias;
+    ngx_uint_t                   i;
+    ngx_http_infer_main_conf_t  *imcf;
+
+    imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_infer_module);
+    value = cf->args->elts;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        if (ngx_http_infer_valid_name(&value[i]) != NGX_OK) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid alias \"%V\"", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        if (ngx_http_infer_find_model(imcf, &value[i]) != NULL) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "alias \"%V\" is taken by a model",
+                               &value[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        alias = ngx_array_push(&model->aliases);
+        if (alias == NULL) {
+            return NGX_CONF_ERROR;
+        }
+
+        *alias = value[i];
+    }
+
+    return NGX_CONF_OK;
+}
