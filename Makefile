@@ -123,7 +123,14 @@ endif
 
 # A copy of nginx's source tree, configured as the nginx in use is: modules
 # are compatible only when the flags agree.
-$(NGX_TREE)/objs/Makefile: config config.make
+# The list of sources is taken when nginx's tree is configured.
+MODULE_SRC := $(sort $(wildcard ngx_module/*.c engine/text/*.c engine/ipc/*.c))
+$(BUILD)/module_src.list: FORCE
+	@mkdir -p $(@D)
+	@echo $(MODULE_SRC) | cmp -s - $@ || echo $(MODULE_SRC) > $@
+FORCE:
+
+$(NGX_TREE)/objs/Makefile: config config.make $(BUILD)/module_src.list
 	@test -d $(NGINX_SRC)/src || \
 	    { echo "no nginx source tree in $(NGINX_SRC): apt-get install" \
 	    "nginx-dev, or NGINX_SRC=DIR"; exit 1; }
