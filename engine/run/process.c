@@ -321,11 +321,13 @@ infer_process_run(const char *build_id, const char *bus_name)
     signal_fd = process_signals();
     e = calloc(1, sizeof(*e));
     if (e == NULL || signal_fd < 0) {
+        free(e);
         return INFER_EXIT_FAILED;
     }
 
     rc = process_attach(e, build_id);
     if (rc != INFER_EXIT_OK) {
+        free(e);
         return rc;
     }
 
@@ -338,6 +340,7 @@ infer_process_run(const char *build_id, const char *bus_name)
     process_niceties(e, bus_name);
 
     if (process_start_watch(e, signal_fd) != INFER_OK) {
+        free(e);
         return INFER_EXIT_FAILED;
     }
 
