@@ -128,7 +128,7 @@ MODULE_SRC := $(sort $(wildcard ngx_module/*.c engine/text/*.c engine/ipc/*.c))
 $(BUILD)/module_src.list: FORCE
 	@mkdir -p $(@D)
 	@echo $(MODULE_SRC) | cmp -s - $@ || echo $(MODULE_SRC) > $@
-FORCE:
+.PHONY: FORCE
 
 $(NGX_TREE)/objs/Makefile: config config.make $(BUILD)/module_src.list
 	@test -d $(NGINX_SRC)/src || \
