@@ -98,7 +98,11 @@ ngx_http_infer_send_error(ngx_http_request_t *r, infer_api_error_t *e,
         return NGX_ERROR;
     }
 
-    if (e->status < NGX_HTTP_INTERNAL_SERVER_ERROR) {
+    /* a health probe that waits for the model is nobody's fault */
+
+    if (e->status < NGX_HTTP_INTERNAL_SERVER_ERROR
+        || r->method != NGX_HTTP_POST)
+    {
         level = NGX_LOG_INFO;
 
     } else if (e->status == NGX_HTTP_INTERNAL_SERVER_ERROR) {

@@ -22,7 +22,16 @@ typedef enum {
     NGX_HTTP_INFER_METRIC_KV_PAGES,
     NGX_HTTP_INFER_METRIC_KV_PEAK,
     NGX_HTTP_INFER_METRIC_PREEMPTIONS,
-    NGX_HTTP_INFER_METRIC_LOADED
+    NGX_HTTP_INFER_METRIC_LOADED,
+    NGX_HTTP_INFER_METRIC_UP,
+    NGX_HTTP_INFER_METRIC_RESTARTS,
+    NGX_HTTP_INFER_METRIC_STEPS,
+    NGX_HTTP_INFER_METRIC_RATE,
+    NGX_HTTP_INFER_METRIC_WORKERS,
+    NGX_HTTP_INFER_METRIC_SLOTS,
+    NGX_HTTP_INFER_METRIC_SLOTS_USED,
+    NGX_HTTP_INFER_METRIC_BLOCKS,
+    NGX_HTTP_INFER_METRIC_BLOCKS_USED
 } ngx_http_infer_metric_e;
 
 
@@ -47,6 +56,8 @@ static u_char *ngx_http_infer_metrics_model(u_char *p, u_char *last,
     ngx_http_infer_metric_t *metric);
 static u_char *ngx_http_infer_metrics_bus(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
+static uint64_t ngx_http_infer_metrics_value(ngx_http_infer_bus_t *bus,
+    ngx_uint_t what);
 static u_char *ngx_http_infer_metrics_counters(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
 static u_char *ngx_http_infer_metrics_finished(u_char *p, u_char *last,
@@ -106,6 +117,42 @@ static ngx_http_infer_metric_t  ngx_http_infer_model_metrics[] = {
 };
 
 
+/* per bus */
+
+static ngx_http_infer_metric_t  ngx_http_infer_bus_metrics[] = {
+
+    { "ngx_infer_engine_up", "gauge",
+      "The engine runs and has loaded.", NGX_HTTP_INFER_METRIC_UP },
+
+    { "ngx_infer_engine_restarts_total", "counter",
+      "Starts of the engine beyond the first.",
+      NGX_HTTP_INFER_METRIC_RESTARTS },
+
+    { "ngx_infer_engine_steps_total", "counter",
+      "Steps of the engine.", NGX_HTTP_INFER_METRIC_STEPS },
+
+    { "ngx_infer_tokens_per_second", "gauge",
+      "Recent output of all models.", NGX_HTTP_INFER_METRIC_RATE },
+
+    { "ngx_infer_workers", "gauge",
+      "Worker processes on the bus.", NGX_HTTP_INFER_METRIC_WORKERS },
+
+    { "ngx_infer_slots", "gauge",
+      "Slots of the zone.", NGX_HTTP_INFER_METRIC_SLOTS },
+
+    { "ngx_infer_slots_used", "gauge",
+      "Slots in use.", NGX_HTTP_INFER_METRIC_SLOTS_USED },
+
+    { "ngx_infer_blocks", "gauge",
+      "4 KiB blocks of the zone.", NGX_HTTP_INFER_METRIC_BLOCKS },
+
+    { "ngx_infer_blocks_used", "gauge",
+      "Blocks in use.", NGX_HTTP_INFER_METRIC_BLOCKS_USED },
+
+    { NULL, NULL, NULL, 0 }
+};
+
+
 /* 64-bit counters of infer_bus_stats_t */
 
 static ngx_http_infer_metric_t  ngx_http_infer_counters[] = {
@@ -126,11 +173,11 @@ static ngx_http_infer_metric_t  ngx_http_infer_counters[] = {
       "Requests that reached the handler.",
       offsetof(infer_bus_stats_t, requests) },
 
-    { "ngx_infer_rejected_429_total", "counter",
+    { "ngx_infer_rejected_limit_total", "counter",
       "Requests beyond a configured limit.",
       offsetof(infer_bus_stats_t, rejected_429) },
 
-    { "ngx_infer_rejected_503_total", "counter",
+    { "ngx_infer_rejected_room_total", "counter",
       "Requests for which there was no room.",
       offsetof(infer_bus_stats_t, rejected_503) },
 
@@ -397,60 +444,79 @@ static u_char *
 ngx_http_infer_metrics_bus(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t n)
 {
-    uint64_t             value;
-    ngx_uint_t           i, k;
-    infer_bus_load_t     load;
-    infer_bus_header_t  *hdr;
+    ngx_uint_t                i;
+    ngx_http_infer_metric_t  *metric;
 
-    static char  *names[] = {
-        "ngx_infer_engine_up", "gauge", "The engine runs and has loaded.",
-        "ngx_infer_engine_restarts_total", "counter",
-        "Starts of the engine beyond the first.",
-        "ngx_infer_engine_steps_total", "counter", "Steps of the engine.",
-        "ngx_infer_tokens_per_second", "gauge", "Recent output of all models.",
-        "ngx_infer_slots_free", "gauge", "Free slots of the zone.",
-        "ngx_infer_blocks_free", "gauge", "Free 4 KiB blocks of the zone."
-    };
-
-    for (k = 0; k < sizeof(names) / sizeof(names[0]); k += 3) {
+    for (metric = ngx_http_infer_bus_metrics; metric->name; metric++) {
 
         p = ngx_slprintf(p, last, "# HELP %s %s\n# TYPE %s %s\n",
-                         names[k], names[k + 2], names[k], names[k + 1]);
+                         metric->name, metric->help, metric->name,
+                         metric->type);
 
         for (i = 0; i < n; i++) {
-            hdr = z[i].bus->bus.hdr;
-
-            switch (k / 3) {
-
-            case 0:
-                value = ngx_http_infer_engine_ready(z[i].bus);
-                break;
-
-            case 1:
-                value = atomic_load(&hdr->engine_starts);
-                value -= (value > 0);
-                break;
-
-            case 2:
-                value = atomic_load(&hdr->steps);
-                break;
-
-            case 3:
-                value = atomic_load(&hdr->tokens_per_s);
-                break;
-
-            default:
-                infer_bus_load(&z[i].bus->bus, 0, &load);
-                value = (k / 3 == 4) ? load.free_slots : load.free_blocks;
-                break;
-            }
-
             p = ngx_slprintf(p, last, "%s{engine=\"%V\"} %uL\n",
-                             names[k], &z[i].zone->name, value);
+                             metric->name, &z[i].zone->name,
+                             ngx_http_infer_metrics_value(z[i].bus,
+                                                          metric->what));
         }
     }
 
     return p;
+}
+
+
+static uint64_t
+ngx_http_infer_metrics_value(ngx_http_infer_bus_t *bus, ngx_uint_t what)
+{
+    uint64_t             value;
+    ngx_uint_t           i;
+    infer_bus_load_t     load;
+    infer_bus_header_t  *hdr;
+
+    hdr = bus->bus.hdr;
+
+    switch (what) {
+
+    case NGX_HTTP_INFER_METRIC_UP:
+        return ngx_http_infer_engine_ready(bus);
+
+    case NGX_HTTP_INFER_METRIC_RESTARTS:
+        value = atomic_load(&hdr->engine_starts);
+        return value - (value > 0);
+
+    case NGX_HTTP_INFER_METRIC_STEPS:
+        return atomic_load(&hdr->steps);
+
+    case NGX_HTTP_INFER_METRIC_RATE:
+        return atomic_load(&hdr->tokens_per_s);
+
+    case NGX_HTTP_INFER_METRIC_WORKERS:
+        value = 0;
+
+        for (i = 0; i < INFER_MAX_ENTRIES; i++) {
+            value += atomic_load(&bus->bus.entry[i].state)
+                     == INFER_ENTRY_USED;
+        }
+
+        return value;
+
+    default:
+        infer_bus_load(&bus->bus, 0, &load);
+
+        if (what == NGX_HTTP_INFER_METRIC_SLOTS) {
+            return bus->bus.n_slots;
+        }
+
+        if (what == NGX_HTTP_INFER_METRIC_SLOTS_USED) {
+            return bus->bus.n_slots - load.free_slots;
+        }
+
+        if (what == NGX_HTTP_INFER_METRIC_BLOCKS) {
+            return bus->bus.n_blocks;
+        }
+
+        return bus->bus.n_blocks - load.free_blocks;
+    }
 }
 
 
