@@ -36,7 +36,7 @@ struct infer_sampler_s {
 
 /* What may be drawn, in id order. */
 typedef struct {
-    uint64_t  w;                     /* floor(2^32 exp(l - max)), > 0 */
+    uint64_t  w;                     /* floor(2^32 exp(l - max)) */
     uint32_t  id;
     uint32_t  key;                   /* orders as the logit does */
 } sample_cand_t;
@@ -404,18 +404,22 @@ sample_total(const sample_cand_t *c, uint32_t n)
     return sum;
 }
 
-/* top_k, top_p, min_p; returns what is left. */
+/* top_k, top_p, min_p; returns what is left. need: the weight that top_p
+ * keeps when there is no top_k. */
 static uint32_t
-sample_filter(const infer_sampling_t *p, sample_cand_t *c, uint32_t n)
+sample_filter(const infer_sampling_t *p, sample_cand_t *c, uint32_t n,
+    double need)
 {
     uint32_t kept = 0;
 
-    if (p->top_k > 0 && (uint32_t) p->top_k < n) {
-        n = sample_cut(c, n, 0, p->top_k);
+    if (p->top_k > 0) {
+        if ((uint32_t) p->top_k < n) {
+            n = sample_cut(c, n, 0, p->top_k);
+        }
+        need = (double) p->top_p * (double) sample_total(c, n);
     }
     if (p->top_p < 1) {
-        n = sample_cut(c, n, 1, (double) p->top_p
-                                * (double) sample_total(c, n));
+        n = sample_cut(c, n, 1, need);
     }
     if (p->min_p > 0) {
         /* the largest weight is that of the largest logit, 2^32 */
@@ -433,27 +437,168 @@ sample_filter(const infer_sampling_t *p, sample_cand_t *c, uint32_t n)
     return n;
 }
 
-static int32_t
-sample_draw(const infer_sampler_t *s, const sample_cand_t *c, uint32_t n)
+/* Where in 0 .. total - 1 the draw falls. */
+static uint64_t
+sample_target(const infer_sampler_t *s, uint64_t total)
 {
     uint32_t ctr[4] = { s->n_out, s->choice, INFER_SAMPLE_DRAW, 0 };
     uint32_t key[2] = { (uint32_t) s->params.seed,
                         (uint32_t) (s->params.seed >> 32) };
     uint32_t word[4];
-    uint64_t r, target, sum = 0;
+    uint64_t r;
 
     infer_philox(ctr, key, word);
     r = (uint64_t) word[1] << 32 | word[0];
-    target = (uint64_t) ((unsigned __int128) r * sample_total(c, n) >> 64);
+    return (uint64_t) ((unsigned __int128) r * total >> 64);
+}
 
-    for (uint32_t i = 0; i + 1 < n; i++) {
+static int32_t
+sample_draw(const infer_sampler_t *s, const sample_cand_t *c, uint32_t n)
+{
+    uint64_t target = sample_target(s, sample_total(c, n)), sum = 0;
+    uint32_t i;
+
+    for (i = 0; i + 1 < n; i++) {
         sum += c[i].w;
         if (sum > target) {
-            return (int32_t) c[i].id;
+            break;
         }
     }
 
-    return (int32_t) c[n - 1].id;
+    return (int32_t) c[i].id;
+}
+
+/* e <= 1: the product is exact, the cast is the floor */
+static uint64_t
+sample_weight(float e)
+{
+    return (uint64_t) (int64_t) (e * 0x1p32f);
+}
+
+static uint64_t
+sample_row_total(const float *e, uint32_t n)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        sum += sample_weight(e[i]);
+    }
+
+    return sum;
+}
+
+/* With nothing to filter: from the exponentials of the row. */
+static int32_t
+sample_draw_row(const infer_sampler_t *s, const float *e)
+{
+    uint64_t target = sample_target(s, sample_row_total(e, s->vocab));
+    uint64_t sum = 0;
+    uint32_t i;
+
+    for (i = 0; i + 1 < s->vocab; i++) {
+        sum += sample_weight(e[i]);
+        if (sum > target) {
+            break;
+        }
+    }
+
+    return (int32_t) i;
+}
+
+static void
+sample_scale(float *l, uint32_t n, float scale)
+{
+    uint32_t i;
+
+    for (i = 0; i + 4 <= n; i += 4) {
+        sample_v4_t v;
+
+        memcpy(&v, l + i, sizeof(v));
+        v *= scale;
+        memcpy(l + i, &v, sizeof(v));
+    }
+    for ( ; i < n; i++) {
+        l[i] *= scale;
+    }
+}
+
+/* The tokens with a logit of at least least, in id order; their logits go
+ * to x. Few pass, so four at a time are passed over. */
+static uint32_t
+sample_gather(const float *l, uint32_t vocab, float least, sample_cand_t *c,
+    float *x)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < vocab; i += 4) {
+        uint32_t end = vocab - i < 4 ? vocab : i + 4;
+
+        if (end == i + 4) {
+            sample_v4_t v;
+            sample_m4_t m;
+
+            memcpy(&v, l + i, sizeof(v));
+            m = v >= least;
+            if ((m[0] | m[1] | m[2] | m[3]) == 0) {
+                continue;
+            }
+        }
+        for (uint32_t k = i; k < end; k++) {
+            if (l[k] >= least) {
+                c[n].id = k;
+                c[n].key = sample_key(l[k]);
+                x[n++] = l[k];
+            }
+        }
+    }
+
+    return n;
+}
+
+/*
+ * What the filters are applied to: the tokens within some distance of the
+ * largest logit, chosen so that no filter can reach further down; at 23
+ * everything that has a weight is in. *need: for top_p without top_k, the
+ * weight that it keeps.
+ */
+static uint32_t
+sample_candidates(const infer_sampler_t *s, const kern_ops_t *ops,
+    const float *l, float max, float *e, sample_cand_t *c, double *need)
+{
+    static const float      depth[] = { 1.5, 5, 11, 23 };
+    const infer_sampling_t *p = &s->params;
+    uint32_t                top_k = p->top_k > 0 ? (uint32_t) p->top_k : 0;
+    uint32_t                n;
+
+    *need = 0;
+    if (top_k == 0 && p->top_p < 1) {
+        ops->exp_row(e, l, max, s->vocab);
+        *need = (double) p->top_p
+                * (double) sample_row_total(e, s->vocab);
+    }
+
+    for (int i = 0; ; i++) {
+        int enough;
+
+        n = sample_gather(l, s->vocab, max - depth[i], c, e);
+        ops->exp_row(e, e, max, n);
+        for (uint32_t k = 0; k < n; k++) {
+            c[k].w = sample_weight(e[k]);
+        }
+
+        if (top_k != 0) {
+            enough = n >= top_k;
+
+        } else if (p->top_p < 1) {
+            enough = (double) sample_total(c, n) >= *need;
+
+        } else {
+            enough = depth[i] > 0.1 - log((double) p->min_p);
+        }
+        if (enough || depth[i] == 23) {
+            return n;
+        }
+    }
 }
 
 /* best: the largest logit, its token. */
@@ -461,30 +606,27 @@ static int32_t
 sample_random(const infer_sampler_t *s, const kern_ops_t *ops, float *l,
     int32_t best, float *e, sample_cand_t *c)
 {
-    float    scale = 1 / s->params.temperature;
-    float    max = l[best] * scale;
-    uint32_t n = 0;
+    const infer_sampling_t *p = &s->params;
+    float                   scale = 1 / p->temperature;
+    float                   max = l[best] * scale;
+    double                  need;
+    uint32_t                n;
 
     /* so cold that nothing but the largest has weight */
     if (!isfinite(scale) || !isfinite(max)) {
         return best;
     }
-
     if (scale != 1) {
-        for (uint32_t i = 0; i < s->vocab; i++) {
-            l[i] *= scale;
-        }
-    }
-    ops->exp_row(e, l, max, s->vocab);
-    for (uint32_t i = 0; i < s->vocab; i++) {
-        if (e[i] >= 0x1p-32f) {
-            c[n].w = (uint64_t) (e[i] * 0x1p32f);
-            c[n].id = i;
-            c[n++].key = sample_key(l[i]);
-        }
+        sample_scale(l, s->vocab, scale);
     }
 
-    return sample_draw(s, c, sample_filter(&s->params, c, n));
+    if (p->top_k <= 0 && p->top_p >= 1 && p->min_p <= 0) {
+        ops->exp_row(e, l, max, s->vocab);
+        return sample_draw_row(s, e);
+    }
+
+    n = sample_candidates(s, ops, l, max, e, c, &need);
+    return sample_draw(s, c, sample_filter(p, c, n, need));
 }
 
 int

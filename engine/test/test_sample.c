@@ -209,7 +209,8 @@ random_case(case_t *k, float *l, uint64_t *s)
                        : (float) (0.05 + 3 * unit(s));
     k->p.top_k = rnd(s) % 2 ? 0 : (int32_t) (rnd(s) % (k->vocab + 2));
     k->p.top_p = rnd(s) % 2 ? 1 : rnd(s) % 9 ? (float) unit(s) : 0;
-    k->p.min_p = rnd(s) % 3 ? 0 : rnd(s) % 9 ? (float) unit(s) : 1;
+    k->p.min_p = rnd(s) % 3 ? 0 : rnd(s) % 9 == 0 ? 1
+                 : (float) pow(10, -4 * unit(s));
     k->p.min_tokens = (uint32_t) (rnd(s) % 40);
     if (rnd(s) % 2) {
         k->p.repetition_penalty = (float) (0.5 + unit(s));
@@ -242,7 +243,10 @@ random_case(case_t *k, float *l, uint64_t *s)
         l[i] = (float) (shape == 0 ? 12 * x : shape == 1 ? x
                         : shape == 2 ? floor(4 * x) : shape == 3 ? 1.5
                         : rnd(s) % 3 ? 5 * x : i ? -INFINITY : 0);
-        if (shape == 2 && l[i] == 0 && rnd(s) % 2) {
+        if (shape == 3 && k->vocab % 2) {
+            l[i] = 0;                /* equal all the same, of both signs */
+        }
+        if (l[i] == 0 && rnd(s) % 2) {
             l[i] = -0.0f;
         }
     }
