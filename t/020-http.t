@@ -88,8 +88,7 @@ Content-Type: application/x-www-form-urlencoded
 
 === TEST 10: a body that is too large gets our error object
 --- config
-    client_max_body_size 100;
-    location / { infer tiny; }
+    location / { infer tiny; client_max_body_size 100; }
 --- request eval
 "POST /v1/completions\n{\"prompt\": \"" . ("abc " x 100) . "\"}"
 --- error_code: 413

@@ -144,7 +144,7 @@ __DATA__
 
 === TEST 23: too many stops
 --- body eval
-'{"prompt": "a", "stop": [' . join(',', map { "\"s$_\"" } 1 .. 17) . ']}'
+'{"prompt": "a", "stop": [' . CORE::join(',', map { "\"s$_\"" } 1 .. 17) . ']}'
 --- error_code: 400
 --- response_body_like: "param": ?"stop"
 

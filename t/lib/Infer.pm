@@ -32,7 +32,14 @@ sub build_dir {
     return abs_path($b) || getcwd() . "/$b";
 }
 
-sub nginx_bin { return $ENV{TEST_NGINX_BINARY} || 'nginx' }
+# With its path: an upgrade by USR2 executes argv[0].
+sub nginx_bin {
+    return $ENV{TEST_NGINX_BINARY} if $ENV{TEST_NGINX_BINARY};
+    for (split(/:/, $ENV{PATH} || ''), '/usr/sbin', '/usr/local/sbin') {
+        return "$_/nginx" if -x "$_/nginx";
+    }
+    return 'nginx';
+}
 
 sub model_path {
     my ($name) = @_;

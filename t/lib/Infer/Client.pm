@@ -98,8 +98,8 @@ sub more {
         while ($self->{in} !~ /^([0-9a-fA-F]+)[^\n]*\r\n/) {
             return unless $self->fill($timeout);
         }
-        my $len = hex $1;
-        my $skip = $+[0];
+        $self->{in} =~ /^([0-9a-fA-F]+)[^\n]*\r\n/;
+        my ($len, $skip) = (hex $1, $+[0]);
         while (length($self->{in}) < $skip + $len + 2) {
             return unless $self->fill($timeout);
         }
