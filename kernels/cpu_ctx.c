@@ -103,6 +103,7 @@ ctx_lay_out(kern_ctx_t *c)
     c->work = ctx_cut(c, &used,
                       s->n_threads * c->work_floats * sizeof(float));
     c->qtile = ctx_cut(c, &used, t * sizeof(c->qtile[0]));
+    c->row_seq = ctx_cut(c, &used, t * sizeof(c->row_seq[0]));
     c->logits = ctx_cut(c, &used,
                         (size_t) s->max_outs * s->vocab * sizeof(float));
     return used;
@@ -126,6 +127,8 @@ ctx_alloc(kern_ctx_t *c, infer_err_t *err)
 
     c->max_phases = 12 * s->n_layers + 16;
     c->phase = calloc(c->max_phases, sizeof(c->phase[0]));
+    c->units = calloc(c->max_phases, sizeof(c->units[0]));
+    c->own_of = calloc(s->n_threads, sizeof(c->own_of[0]));
 
     c->work_floats = ctx_work_floats(c);
     c->scratch_bytes = ctx_lay_out(c);
@@ -134,7 +137,8 @@ ctx_alloc(kern_ctx_t *c, infer_err_t *err)
     c->kv_bytes = c->page_bytes * s->n_pages;
     c->kv = c->kv_bytes != 0 ? ctx_map(c->kv_bytes) : NULL;
 
-    if (c->phase == NULL || c->scratch == NULL
+    if (c->phase == NULL || c->units == NULL || c->own_of == NULL
+        || c->scratch == NULL
         || (c->kv == NULL && c->kv_bytes != 0))
     {
         return infer_err(err, INFER_NOMEM,
@@ -185,7 +189,8 @@ kern_cpu_open(kern_ctx_t **ctx, const cpu_inner_t *in,
     rc = ctx_alloc(c, err);
     c->shape.rope_inv_freq = c->inv_freq;
     if (rc == INFER_OK) {
-        rc = cpu_team_open(&c->team, shape->n_threads, shape->cpus, err);
+        rc = cpu_team_open(&c->team, shape->n_threads, c->max_phases,
+                           shape->cpus, err);
     }
     if (rc != INFER_OK) {
         kern_cpu_close(c);
@@ -212,6 +217,8 @@ kern_cpu_close(kern_ctx_t *c)
     }
     free(c->inv_freq);
     free(c->phase);
+    free(c->units);
+    free(c->own_of);
     free(c);
 }
 
@@ -236,31 +243,25 @@ kern_cpu_logits(kern_ctx_t *c, uint32_t out_idx)
 
 /* kern_cpu_parallel's job. */
 typedef struct {
-    void            (*fn)(void *arg, uint32_t i);
-    void             *arg;
-    uint32_t          n;
-    _Atomic uint32_t  next;
+    void  (*fn)(void *arg, uint32_t i);
+    void   *arg;
 } ctx_parallel_t;
 
 static void
-ctx_parallel_run(void *arg, uint32_t tid)
+ctx_parallel_unit(void *arg, uint32_t item, uint32_t unit, uint32_t tid)
 {
     ctx_parallel_t  *job = arg;
-    uint32_t         i;
 
+    (void) item;
     (void) tid;
-    while ((i = atomic_fetch_add_explicit(&job->next, 1,
-                                          memory_order_relaxed)) < job->n)
-    {
-        job->fn(job->arg, i);
-    }
+    job->fn(job->arg, unit);
 }
 
 void
 kern_cpu_parallel(kern_ctx_t *c, void (*fn)(void *arg, uint32_t i), void *arg,
     uint32_t n)
 {
-    ctx_parallel_t  job = { .fn = fn, .arg = arg, .n = n };
+    ctx_parallel_t  job = { .fn = fn, .arg = arg };
     uint32_t        i;
 
     if (n <= 1 || c->shape.n_threads == 1) {
@@ -269,6 +270,6 @@ kern_cpu_parallel(kern_ctx_t *c, void (*fn)(void *arg, uint32_t i), void *arg,
         }
         return;
     }
-    cpu_team_start(c->team, ctx_parallel_run, &job);
+    cpu_team_start(c->team, ctx_parallel_unit, &job, &n, 1);
     cpu_team_join(c->team);
 }

@@ -8,8 +8,6 @@
 #ifndef KERN_CPU_CTX_H
 #define KERN_CPU_CTX_H
 
-#include <stdatomic.h>
-
 #include "cpu.h"
 #include "cpu_team.h"
 
@@ -20,7 +18,9 @@
 
 typedef struct cpu_phase_s  cpu_phase_t;
 
-typedef void (*cpu_phase_pt)(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid);
+/* One unit of a phase. */
+typedef void (*cpu_phase_pt)(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit,
+    uint32_t tid);
 
 struct cpu_phase_s {
     cpu_phase_pt          fn;
@@ -30,7 +30,6 @@ struct cpu_phase_s {
     const uint32_t       *idx;        /* rows of x, NULL: all */
     const kern_weight_t  *w[3];       /* matrices of the phase */
     const kern_weight_t  *dest;       /* matrix that takes the output */
-    _Atomic uint32_t      next;       /* unit counter, dynamic phases */
 };
 
 /* Arena of packed weights: huge-page slabs, freed when empty. */
@@ -46,6 +45,13 @@ typedef struct {
     uint32_t  seq;
     uint32_t  row, n_rows;
 } cpu_qtile_t;
+
+/* The phase whose input a thread holds in its rows of ctx.own; NULL: none.
+ * Written by that thread, cleared between steps. */
+typedef struct {
+    const cpu_phase_t  *ph;
+    char                pad[56];
+} cpu_own_t;
 
 struct kern_ctx_s {
     const cpu_inner_t  *in;
@@ -73,13 +79,16 @@ struct kern_ctx_s {
     cpu_acts_t          acts;          /* [max(T, max_outs), D or H * K] */
     cpu_acts_t          acts_hid;      /* [T, F] */
     cpu_acts_t          own;           /* [n_threads * CPU_OWN_ROWS, D] */
+    cpu_own_t          *own_of;        /* [n_threads] */
     float              *work;          /* [n_threads, work_floats] */
     size_t              work_floats;
     cpu_qtile_t        *qtile;         /* [T] */
     uint32_t            n_qtiles;
+    uint32_t           *row_seq;       /* [T] */
     int                 whole_seqs;    /* no sequence has two tiles */
 
-    cpu_phase_t        *phase;
+    cpu_phase_t        *phase;         /* [max_phases] */
+    uint32_t           *units;         /* [max_phases] of each phase */
     uint32_t            n_phases, max_phases;
     const kern_batch_t *batch;
 };
@@ -106,12 +115,5 @@ int kern_cpu_ffn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w);
 int kern_cpu_head(kern_ctx_t *c, const float *norm, const kern_weight_t *w);
 int kern_cpu_submit(kern_ctx_t *c);
 int kern_cpu_wait(kern_ctx_t *c);
-
-/* First item of thread tid of n items over the team. */
-static inline uint32_t
-cpu_part(const kern_ctx_t *c, uint32_t n, uint32_t tid)
-{
-    return (uint32_t) ((uint64_t) n * tid / c->shape.n_threads);
-}
 
 #endif

@@ -5,6 +5,7 @@
  * stream per step.
  */
 
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -34,10 +35,11 @@ static const pack_type_t  pack_types[] = {
 
 /* One pack() running on the team. */
 typedef struct {
-    kern_ctx_t         *c;
     kern_weight_t      *w;
     const kern_src_t   *src;
     const pack_type_t  *type;
+    uint8_t            *rows;          /* a stripe in file order, per thread */
+    size_t              rows_bytes;
     _Atomic int         rc;
 } pack_job_t;
 
@@ -229,40 +231,29 @@ pack_stripe_float(const pack_job_t *job, uint8_t *out, const uint8_t *rows,
 }
 
 static void
-pack_run(void *arg, uint32_t tid)
+pack_unit(void *arg, uint32_t item, uint32_t stripe, uint32_t tid)
 {
     pack_job_t     *job = arg;
     kern_weight_t  *w = job->w;
-    size_t          row_bytes;
-    uint32_t        s, end, n;
-    uint8_t        *rows, *out;
+    uint8_t        *rows = job->rows + tid * job->rows_bytes;
+    uint8_t        *out = w->data + stripe * w->stripe_bytes;
+    size_t          row_bytes = job->rows_bytes / CPU_STRIPE;
+    uint32_t        n = cpu_valid(w, stripe);
     int             rc;
 
-    row_bytes = (size_t) w->n_in / job->type->values * job->type->bytes;
-    rows = malloc(row_bytes * CPU_STRIPE);
-    if (rows == NULL) {
-        atomic_store(&job->rc, INFER_NOMEM);
+    (void) item;
+    if (atomic_load_explicit(&job->rc, memory_order_relaxed) != INFER_OK) {
         return;
     }
-
-    end = cpu_part(job->c, w->n_stripes, tid + 1);
-    for (s = cpu_part(job->c, w->n_stripes, tid); s < end; s++) {
-        n = cpu_valid(w, s);
-        rc = job->src->read(job->src->arg, rows, n * row_bytes,
-                            (uint64_t) s * CPU_STRIPE * row_bytes);
-        if (rc != INFER_OK) {
-            atomic_store(&job->rc, rc);
-            break;
-        }
-        out = w->data + s * w->stripe_bytes;
-        if (w->form >= CPU_F32) {
-            pack_stripe_float(job, out, rows, n, row_bytes);
-        } else {
-            pack_stripe_quant(job, out, rows, n, row_bytes);
-        }
+    rc = job->src->read(job->src->arg, rows, n * row_bytes,
+                        (uint64_t) stripe * CPU_STRIPE * row_bytes);
+    if (rc != INFER_OK) {
+        atomic_store_explicit(&job->rc, rc, memory_order_relaxed);
+    } else if (w->form >= CPU_F32) {
+        pack_stripe_float(job, out, rows, n, row_bytes);
+    } else {
+        pack_stripe_quant(job, out, rows, n, row_bytes);
     }
-
-    free(rows);
 }
 
 static size_t
@@ -325,9 +316,16 @@ kern_cpu_pack(kern_ctx_t *c, kern_weight_t **weight, const kern_src_t *src,
                          (unsigned long long) src->n_out * src->n_in);
     }
 
-    job = (pack_job_t) { .c = c, .w = w, .src = src, .type = t };
-    cpu_team_start(c->team, pack_run, &job);
+    job = (pack_job_t) { .w = w, .src = src, .type = t };
+    job.rows_bytes = (size_t) w->n_in / t->values * t->bytes * CPU_STRIPE;
+    job.rows = malloc(c->shape.n_threads * job.rows_bytes);
+    if (job.rows == NULL) {
+        kern_cpu_weight_free(c, w);
+        return infer_err(err, INFER_NOMEM, "no memory to pack a weight");
+    }
+    cpu_team_start(c->team, pack_unit, &job, &w->n_stripes, 1);
     cpu_team_join(c->team);
+    free(job.rows);
 
     rc = atomic_load(&job.rc);
     if (rc != INFER_OK) {

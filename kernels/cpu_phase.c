@@ -1,8 +1,7 @@
 /*
  * cpu_phase.c: a step as a list of phases, recorded by the caller and run
- * SPMD by the team with a barrier after each. Within a phase threads split
- * rows (norm, quantization), output stripes (linears) or units of rows and
- * kv heads (attention), never a sum.
+ * by the team as items of units: rows (norm, quantization), output stripes
+ * (linears) or tiles of rows and kv heads (attention). A sum is never split.
  */
 
 #include <math.h>
@@ -48,33 +47,28 @@ phase_angles(const kern_ctx_t *c, float *cs, uint32_t pos)
     }
 }
 
+/* Unit: a row. */
 static void
-phase_embed(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_embed(kern_ctx_t *c, cpu_phase_t *ph, uint32_t row, uint32_t tid)
 {
-    const kern_batch_t  *b = c->batch;
-    uint32_t             r, s, col, end, dim = c->shape.dim;
-    float               *x;
+    const kern_seq_t  *sq = &c->batch->seq[c->row_seq[row]];
+    uint32_t           col, dim = c->shape.dim;
+    float             *x = c->x + (size_t) row * dim;
 
-    r = cpu_part(c, b->n_rows, tid);
-    end = cpu_part(c, b->n_rows, tid + 1);
-    for (s = 0; r < end; r++) {
-        while (s + 1 < b->n_seqs && r >= b->seq[s + 1].first_row) {
-            s++;
-        }
-        x = c->x + (size_t) r * dim;
-        for (col = 0; col < dim; col++) {
-            x[col] = cpu_weight_at(ph->w[0], (uint32_t) b->token[r], col);
-        }
-        phase_angles(c, c->cs + (size_t) r * 2 * c->shape.rope_dim,
-                     b->seq[s].pos0 + r - b->seq[s].first_row);
+    (void) tid;
+    for (col = 0; col < dim; col++) {
+        x[col] = cpu_weight_at(ph->w[0], (uint32_t) c->batch->token[row],
+                               col);
     }
+    phase_angles(c, c->cs + (size_t) row * 2 * c->shape.rope_dim,
+                 sq->pos0 + row - sq->first_row);
 }
 
 /* Norm of rows from .. to - 1 into rows r0 + from .. of a, in the forms that
- * the phase's matrices want. idx: rows of x, or NULL for all in order. */
+ * the phase's matrices want. */
 static void
 phase_norm_rows(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
-    uint32_t r0, uint32_t from, uint32_t to, const uint32_t *idx, float *tmp)
+    uint32_t r0, uint32_t from, uint32_t to, float *tmp)
 {
     int          f = 0, q = 0, i;
     const float *x;
@@ -86,7 +80,7 @@ phase_norm_rows(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
         q |= phase_wants_q(c, ph->w[i]);
     }
     for (r = from; r < to; r++) {
-        x = c->x + (size_t) (idx != NULL ? idx[r] : r) * a->n_in;
+        x = c->x + (size_t) (ph->idx != NULL ? ph->idx[r] : r) * a->n_in;
         y = f ? a->f + (size_t) (r0 + r) * a->n_in : tmp;
         c->in->rmsnorm(y, x, ph->norm, c->shape.eps, a->n_in);
         if (q) {
@@ -95,15 +89,14 @@ phase_norm_rows(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
     }
 }
 
+/* Unit: a row. */
 static void
-phase_norm(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_norm(kern_ctx_t *c, cpu_phase_t *ph, uint32_t row, uint32_t tid)
 {
     cpu_acts_t  a = c->acts;
 
     a.n_in = c->shape.dim;
-    phase_norm_rows(c, ph, &a, 0, cpu_part(c, ph->n_rows, tid),
-                    cpu_part(c, ph->n_rows, tid + 1), ph->idx,
-                    phase_work(c, tid));
+    phase_norm_rows(c, ph, &a, 0, row, row + 1, phase_work(c, tid));
 }
 
 /* The normed input of a phase: from the phase before, or, for a few rows,
@@ -120,34 +113,27 @@ phase_input(kern_ctx_t *c, const cpu_phase_t *ph, uint32_t tid, uint32_t *r0)
         *r0 = tid * CPU_OWN_ROWS;
     }
     a.n_in = c->shape.dim;
-    if (ph->n_rows <= CPU_OWN_ROWS) {
-        phase_norm_rows(c, ph, &a, *r0, 0, ph->n_rows, ph->idx,
-                        phase_work(c, tid));
+    if (ph->n_rows <= CPU_OWN_ROWS && c->own_of[tid].ph != ph) {
+        phase_norm_rows(c, ph, &a, *r0, 0, ph->n_rows, phase_work(c, tid));
+        c->own_of[tid].ph = ph;
     }
     return a;
 }
 
+/* Unit: a stripe of q, k or v. */
 static void
-phase_qkv(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_qkv(kern_ctx_t *c, cpu_phase_t *ph, uint32_t s, uint32_t tid)
 {
-    const kern_weight_t  *w;
-    uint32_t              s, end, i, n, total, r0, first = 0;
-    float                *y = c->qkv;
-    cpu_acts_t            a = phase_input(c, ph, tid, &r0);
+    uint32_t    i, r0;
+    float      *y = c->qkv;
+    cpu_acts_t  a = phase_input(c, ph, tid, &r0);
 
-    total = ph->w[0]->n_stripes + ph->w[1]->n_stripes + ph->w[2]->n_stripes;
-    s = cpu_part(c, total, tid);
-    end = cpu_part(c, total, tid + 1);
-    for (i = 0; i < 3; i++) {
-        w = ph->w[i];
-        n = first + w->n_stripes;
-        for ( /* void */ ; s < end && s < n; s++) {
-            c->in->linear(w, s - first, &a, r0, ph->n_rows,
-                          y + (s - first) * CPU_STRIPE, c->qkv_dim, 0);
-        }
-        first = n;
-        y += w->n_out;
+    for (i = 0; s >= ph->w[i]->n_stripes; i++) {
+        s -= ph->w[i]->n_stripes;
+        y += ph->w[i]->n_out;
     }
+    c->in->linear(ph->w[i], s, &a, r0, ph->n_rows, y + s * CPU_STRIPE,
+                  c->qkv_dim, 0);
 }
 
 /* One row and kv head: its query heads are rotated and scaled in place, its
@@ -176,21 +162,14 @@ phase_rope_unit(kern_ctx_t *c, uint32_t layer, const kern_seq_t *sq,
                     dim, c->v_dim);
 }
 
+/* Unit: a row and kv head. */
 static void
-phase_rope(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_rope(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
 {
-    const kern_batch_t  *b = c->batch;
-    uint32_t             u, end, row, s = 0, n_g = c->shape.n_kv_heads;
+    uint32_t  row = unit / c->shape.n_kv_heads;
 
-    end = cpu_part(c, b->n_rows * n_g, tid + 1);
-    for (u = cpu_part(c, b->n_rows * n_g, tid); u < end; u++) {
-        row = u / n_g;
-        while (s + 1 < b->n_seqs && row >= b->seq[s + 1].first_row) {
-            s++;
-        }
-        phase_rope_unit(c, ph->layer, &b->seq[s], row, u % n_g,
-                        phase_work(c, tid));
-    }
+    phase_rope_unit(c, ph->layer, &c->batch->seq[c->row_seq[row]], row,
+                    unit % c->shape.n_kv_heads, phase_work(c, tid));
 }
 
 /* One tile of rows and kv head. */
@@ -233,108 +212,93 @@ phase_attend_quantizes(const kern_ctx_t *c)
     return s->n_heads / s->n_kv_heads * s->head_dim % CPU_BLOCK == 0;
 }
 
-/* Units are (tile of query rows, kv head), taken from a counter: their cost
- * grows with the position. Where a tile is all that its sequence has, its
- * keys are stored here too. Outputs are quantized for wo, ph->w[0]. */
+/* Unit: a tile of query rows and kv head. Where a tile is all that its
+ * sequence has, its keys are stored here too. Outputs are quantized for
+ * ph->dest. */
 static void
-phase_attend(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_attend(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
 {
-    const kern_shape_t  *sh = &c->shape;
-    const cpu_qtile_t   *t;
-    uint32_t             u, g, r, wide;
-    float               *work = phase_work(c, tid);
-    cpu_acts_t           a = c->acts;
-
-    a.n_in = sh->n_heads * sh->head_dim;
-    wide = a.n_in / sh->n_kv_heads;
-
-    /* relaxed: only the number counts; the barrier orders the data */
-    while ((u = atomic_fetch_add_explicit(&ph->next, 1,
-                                          memory_order_relaxed))
-           < c->n_qtiles * sh->n_kv_heads)
-    {
-        t = &c->qtile[u / sh->n_kv_heads];
-        g = u % sh->n_kv_heads;
-        for (r = t->row; c->whole_seqs && r < t->row + t->n_rows; r++) {
-            phase_rope_unit(c, ph->layer, &c->batch->seq[t->seq], r, g, work);
-        }
-        phase_attend_unit(c, ph->layer, t, g, work);
-        if (!phase_wants_q(c, ph->w[0]) || !phase_attend_quantizes(c)) {
-            continue;
-        }
-        for (r = t->row; r < t->row + t->n_rows; r++) {
-            c->in->quantize(&a, r, g * wide / CPU_BLOCK, wide / CPU_BLOCK,
-                            c->att + (size_t) r * a.n_in + g * wide);
-        }
-    }
-}
-
-static void
-phase_quantize_att(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
-{
-    cpu_acts_t  a = c->acts;
-    uint32_t    r, end = cpu_part(c, ph->n_rows, tid + 1);
+    const cpu_qtile_t  *t = &c->qtile[unit / c->shape.n_kv_heads];
+    uint32_t            g = unit % c->shape.n_kv_heads, r, wide;
+    float              *work = phase_work(c, tid);
+    cpu_acts_t          a = c->acts;
 
     a.n_in = c->shape.n_heads * c->shape.head_dim;
-    for (r = cpu_part(c, ph->n_rows, tid); r < end; r++) {
-        c->in->quantize(&a, r, 0, a.n_in / CPU_BLOCK,
-                        c->att + (size_t) r * a.n_in);
+    wide = a.n_in / c->shape.n_kv_heads;
+
+    for (r = t->row; c->whole_seqs && r < t->row + t->n_rows; r++) {
+        phase_rope_unit(c, ph->layer, &c->batch->seq[t->seq], r, g, work);
+    }
+    phase_attend_unit(c, ph->layer, t, g, work);
+    if (!phase_wants_q(c, ph->dest) || !phase_attend_quantizes(c)) {
+        return;
+    }
+    for (r = t->row; r < t->row + t->n_rows; r++) {
+        c->in->quantize(&a, r, g * wide / CPU_BLOCK, wide / CPU_BLOCK,
+                        c->att + (size_t) r * a.n_in + g * wide);
     }
 }
 
-/* Rows of a times the phase's matrix, stripes split over the team. */
+/* Unit: a row. */
 static void
-phase_matrix(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
-    uint32_t r0, float *y, size_t ldy, int add, uint32_t tid)
-{
-    const kern_weight_t  *w = ph->w[0];
-    uint32_t              s, end = cpu_part(c, w->n_stripes, tid + 1);
-
-    for (s = cpu_part(c, w->n_stripes, tid); s < end; s++) {
-        c->in->linear(w, s, a, r0, ph->n_rows, y + (size_t) s * CPU_STRIPE,
-                      ldy, add);
-    }
-}
-
-static void
-phase_wo(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_quantize_att(kern_ctx_t *c, cpu_phase_t *ph, uint32_t row, uint32_t tid)
 {
     cpu_acts_t  a = c->acts;
 
+    (void) ph;
+    (void) tid;
+    a.n_in = c->shape.n_heads * c->shape.head_dim;
+    c->in->quantize(&a, row, 0, a.n_in / CPU_BLOCK,
+                    c->att + (size_t) row * a.n_in);
+}
+
+/* Unit: a stripe. */
+static void
+phase_wo(kern_ctx_t *c, cpu_phase_t *ph, uint32_t s, uint32_t tid)
+{
+    cpu_acts_t  a = c->acts;
+
+    (void) tid;
     a.n_in = c->shape.n_heads * c->shape.head_dim;
     a.f = c->att;
-    phase_matrix(c, ph, &a, 0, c->x, c->shape.dim, 1, tid);
+    c->in->linear(ph->w[0], s, &a, 0, ph->n_rows, c->x + s * CPU_STRIPE,
+                  c->shape.dim, 1);
 }
 
+/* Unit: a stripe. */
 static void
-phase_down(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_down(kern_ctx_t *c, cpu_phase_t *ph, uint32_t s, uint32_t tid)
 {
     cpu_acts_t  a = c->acts_hid;
 
+    (void) tid;
     a.n_in = c->shape.ffn;
     a.f = c->hid;
-    phase_matrix(c, ph, &a, 0, c->x, c->shape.dim, 1, tid);
+    c->in->linear(ph->w[0], s, &a, 0, ph->n_rows, c->x + s * CPU_STRIPE,
+                  c->shape.dim, 1);
 }
 
+/* Unit: a stripe. */
 static void
-phase_head(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
+phase_head(kern_ctx_t *c, cpu_phase_t *ph, uint32_t s, uint32_t tid)
 {
     uint32_t    r0;
     cpu_acts_t  a = phase_input(c, ph, tid, &r0);
 
-    phase_matrix(c, ph, &a, r0, c->logits, c->shape.vocab, 0, tid);
+    c->in->linear(ph->w[0], s, &a, r0, ph->n_rows,
+                  c->logits + (size_t) s * CPU_STRIPE, c->shape.vocab, 0);
 }
 
-/* Units of 96 hidden columns, gate and up together, so that a thread has
- * whole blocks of the activation and can quantize them for down, ph->dest,
- * while they are in its cache. */
+/* Unit: 96 hidden columns, gate and up together, so that a thread has whole
+ * blocks of the activation and can quantize them for down, ph->dest, while
+ * they are in its cache. */
 static void
-phase_ffn_unit(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
-    uint32_t r0, uint32_t unit, float *gate)
+phase_gate_up(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
 {
-    uint32_t     s, r, i, n, valid, col = unit * CPU_FFN_UNIT;
-    cpu_acts_t   hid = c->acts_hid;
-    float       *up = gate + CPU_ROW_TILE * CPU_FFN_UNIT, *y;
+    uint32_t     s, r, i, n, valid, r0, col = unit * CPU_FFN_UNIT;
+    cpu_acts_t   a = phase_input(c, ph, tid, &r0), hid = c->acts_hid;
+    float       *gate = phase_work(c, tid), *y;
+    float       *up = gate + CPU_ROW_TILE * CPU_FFN_UNIT;
 
     hid.n_in = c->shape.ffn;
     valid = c->shape.ffn - col;
@@ -343,9 +307,9 @@ phase_ffn_unit(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
         n = ph->n_rows - r;
         n = n < CPU_ROW_TILE ? n : CPU_ROW_TILE;
         for (s = 0; s * CPU_STRIPE < valid; s++) {
-            c->in->linear(ph->w[0], 2 * unit + s, a, r0 + r, n,
+            c->in->linear(ph->w[0], 2 * unit + s, &a, r0 + r, n,
                           gate + s * CPU_STRIPE, CPU_FFN_UNIT, 0);
-            c->in->linear(ph->w[1], 2 * unit + s, a, r0 + r, n,
+            c->in->linear(ph->w[1], 2 * unit + s, &a, r0 + r, n,
                           up + s * CPU_STRIPE, CPU_FFN_UNIT, 0);
         }
         for (i = 0; i < n; i++) {
@@ -363,60 +327,33 @@ phase_ffn_unit(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
     }
 }
 
-static void
-phase_gate_up(kern_ctx_t *c, cpu_phase_t *ph, uint32_t tid)
-{
-    uint32_t    u, end, r0;
-    uint32_t    units = (c->shape.ffn + CPU_FFN_UNIT - 1) / CPU_FFN_UNIT;
-    cpu_acts_t  a;
-
-    a = phase_input(c, ph, tid, &r0);
-    end = cpu_part(c, units, tid + 1);
-    for (u = cpu_part(c, units, tid); u < end; u++) {
-        phase_ffn_unit(c, ph, &a, r0, u, phase_work(c, tid));
-    }
-}
-
 
 /* Callers have made sure that there is room. */
 static cpu_phase_t *
-phase_add(kern_ctx_t *c, cpu_phase_pt fn, uint32_t layer,
-    const kern_weight_t *w0, const kern_weight_t *w1, const kern_weight_t *w2)
+phase_add(kern_ctx_t *c, cpu_phase_pt fn, uint32_t units)
 {
-    cpu_phase_t  *ph = &c->phase[c->n_phases++];
+    cpu_phase_t  *ph = &c->phase[c->n_phases];
 
-    ph->fn = fn;
-    ph->layer = layer;
-    ph->norm = NULL;
-    ph->dest = NULL;
-    ph->idx = NULL;
-    ph->n_rows = c->batch->n_rows;
-    ph->w[0] = w0;
-    ph->w[1] = w1;
-    ph->w[2] = w2;
-    atomic_store_explicit(&ph->next, 0, memory_order_relaxed);
+    c->units[c->n_phases++] = units;
+    *ph = (cpu_phase_t) { .fn = fn, .n_rows = c->batch->n_rows };
     return ph;
 }
 
 /* Adds fn with its normed input: by a phase of its own, or, for few rows,
- * by fn itself. */
+ * by fn itself. like: norm, matrices and rows. */
 static cpu_phase_t *
-phase_add_normed(kern_ctx_t *c, cpu_phase_pt fn, const float *norm,
-    const uint32_t *idx, uint32_t n_rows, const kern_weight_t *w0,
-    const kern_weight_t *w1, const kern_weight_t *w2)
+phase_add_normed(kern_ctx_t *c, const cpu_phase_t *like, uint32_t units)
 {
     cpu_phase_t  *ph;
-    int           own = n_rows <= CPU_OWN_ROWS;
 
-    for ( ;; ) {
-        ph = phase_add(c, own ? fn : phase_norm, 0, w0, w1, w2);
-        ph->norm = norm;
-        ph->idx = idx;
-        ph->n_rows = n_rows;
-        if (own++) {
-            return ph;
-        }
+    if (like->n_rows > CPU_OWN_ROWS) {
+        ph = phase_add(c, NULL, like->n_rows);
+        *ph = *like;
+        ph->fn = phase_norm;
     }
+    ph = phase_add(c, NULL, units);
+    *ph = *like;
+    return ph;
 }
 
 static int
@@ -451,6 +388,9 @@ kern_cpu_begin(kern_ctx_t *c, const kern_batch_t *b)
             return INFER_INVALID;
         }
         c->whole_seqs &= sq->n_rows <= c->tile_rows;
+        for (r = 0; r < sq->n_rows; r++) {
+            c->row_seq[row + r] = s;
+        }
         for (r = 0; r < sq->n_rows; r += n) {
             n = sq->n_rows - r;
             n = n < c->tile_rows ? n : c->tile_rows;
@@ -464,6 +404,9 @@ kern_cpu_begin(kern_ctx_t *c, const kern_batch_t *b)
         return INFER_INVALID;
     }
 
+    for (s = 0; s < c->shape.n_threads; s++) {
+        c->own_of[s].ph = NULL;
+    }
     c->batch = b;
     return INFER_OK;
 }
@@ -474,7 +417,7 @@ kern_cpu_embed(kern_ctx_t *c, const kern_weight_t *embd)
     if (c->batch == NULL || !phase_fits(embd, c->shape.vocab, c->shape.dim)) {
         return INFER_INVALID;
     }
-    phase_add(c, phase_embed, 0, embd, NULL, NULL);
+    phase_add(c, phase_embed, c->batch->n_rows)->w[0] = embd;
     return INFER_OK;
 }
 
@@ -484,7 +427,7 @@ kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     cpu_phase_t         *ph;
     const kern_shape_t  *s = &c->shape;
     uint32_t             q = s->n_heads * s->head_dim;
-    uint32_t             k = s->n_kv_heads * s->head_dim;
+    uint32_t             k = s->n_kv_heads * s->head_dim, n;
 
     if (c->batch == NULL || layer >= s->n_layers
         || c->n_phases + 10 > c->max_phases || !phase_fits(w->wq, q, s->dim)
@@ -493,24 +436,27 @@ kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     {
         return INFER_INVALID;
     }
-    ph = phase_add_normed(c, phase_qkv, w->attn_norm, NULL, c->batch->n_rows,
-                          w->wq, w->wk, w->wv);
-    ph->layer = layer;
+    n = c->batch->n_rows;
+    (void) phase_add_normed(c, &(cpu_phase_t) {
+        .fn = phase_qkv, .layer = layer, .n_rows = n, .norm = w->attn_norm,
+        .w = { w->wq, w->wk, w->wv }
+    }, w->wq->n_stripes + w->wk->n_stripes + w->wv->n_stripes);
     if (!c->whole_seqs) {
-        phase_add(c, phase_rope, layer, NULL, NULL, NULL);
+        phase_add(c, phase_rope, n * s->n_kv_heads)->layer = layer;
     }
-    phase_add(c, phase_attend, layer, w->wo, NULL, NULL);
+    ph = phase_add(c, phase_attend, c->n_qtiles * s->n_kv_heads);
+    ph->layer = layer;
+    ph->dest = w->wo;
     if (phase_wants_q(c, w->wo) && !phase_attend_quantizes(c)) {
-        phase_add(c, phase_quantize_att, layer, NULL, NULL, NULL);
+        (void) phase_add(c, phase_quantize_att, n);
     }
-    phase_add(c, phase_wo, layer, w->wo, NULL, NULL);
+    phase_add(c, phase_wo, w->wo->n_stripes)->w[0] = w->wo;
     return INFER_OK;
 }
 
 int
 kern_cpu_ffn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
 {
-    cpu_phase_t         *ph;
     const kern_shape_t  *s = &c->shape;
 
     if (c->batch == NULL || layer >= s->n_layers
@@ -521,10 +467,11 @@ kern_cpu_ffn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     {
         return INFER_INVALID;
     }
-    ph = phase_add_normed(c, phase_gate_up, w->ffn_norm, NULL,
-                          c->batch->n_rows, w->gate, w->up, NULL);
-    ph->dest = w->down;
-    phase_add(c, phase_down, layer, w->down, NULL, NULL);
+    (void) phase_add_normed(c, &(cpu_phase_t) {
+        .fn = phase_gate_up, .n_rows = c->batch->n_rows,
+        .norm = w->ffn_norm, .w = { w->gate, w->up }, .dest = w->down
+    }, (s->ffn + CPU_FFN_UNIT - 1) / CPU_FFN_UNIT);
+    phase_add(c, phase_down, w->down->n_stripes)->w[0] = w->down;
     return INFER_OK;
 }
 
@@ -536,33 +483,30 @@ kern_cpu_head(kern_ctx_t *c, const float *norm, const kern_weight_t *w)
     {
         return INFER_INVALID;
     }
-    phase_add_normed(c, phase_head, norm, c->batch->out_row,
-                     c->batch->n_outs, w, NULL, NULL);
+    if (c->batch->n_outs != 0) {
+        (void) phase_add_normed(c, &(cpu_phase_t) {
+            .fn = phase_head, .n_rows = c->batch->n_outs, .norm = norm,
+            .idx = c->batch->out_row, .w = { w }
+        }, w->n_stripes);
+    }
     return INFER_OK;
 }
 
 static void
-phase_run(void *arg, uint32_t tid)
+phase_run(void *arg, uint32_t item, uint32_t unit, uint32_t tid)
 {
     kern_ctx_t  *c = arg;
-    uint32_t     i;
 
-    for (i = 0; i < c->n_phases; i++) {
-        if (i != 0) {
-            /* orders a phase's outputs before the next one's inputs */
-            cpu_team_barrier(c->team);
-        }
-        c->phase[i].fn(c, &c->phase[i], tid);
-    }
+    c->phase[item].fn(c, &c->phase[item], unit, tid);
 }
 
 int
 kern_cpu_submit(kern_ctx_t *c)
 {
-    if (c->batch == NULL) {
+    if (c->batch == NULL || c->n_phases == 0) {
         return INFER_INVALID;
     }
-    cpu_team_start(c->team, phase_run, c);
+    cpu_team_start(c->team, phase_run, c, c->units, c->n_phases);
     return INFER_OK;
 }
 

@@ -1,18 +1,24 @@
 /*
- * cpu_team.c: thread team with spin-then-futex waiting. One wait word
- * serves both the start of a job and the barriers inside it. Waiting first
- * spins (a barrier of a decode step takes well under a microsecond), then
- * sleeps, so that a member whose partner was preempted gives its core away
- * and an idle engine uses no CPU.
+ * cpu_team.c: thread team over lists of items. Every item of every list has
+ * a number of its own, its stage; the team's stage word only grows and says
+ * which item is being worked on. Waiting first spins (a step has over a
+ * hundred stages of a few microseconds), then sleeps, so that an idle engine
+ * uses no CPU.
+ *
+ * A member's range of an item is one 64-bit word: stage << 32 | next unit.
+ * It is taken by compare-and-swap, which fails when the word belongs to
+ * another stage: a member that was preempted anywhere can come back at any
+ * time and do no harm, so nobody has to wait for it at the end of an item
+ * or of a list unless it holds a unit.
  */
 
-#include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,16 +41,31 @@ typedef struct {
     pthread_t    thread;
 } team_member_t;
 
+/* One member's units of one item; a cache line of its own. */
+typedef struct {
+    _Atomic uint64_t  next;        /* stage << 32 | unit */
+    _Atomic uint32_t  end;
+    char              pad[52];
+} team_range_t;
+
+typedef struct {
+    _Atomic uint32_t  done;        /* units */
+    _Atomic uint32_t  n_units;
+    char              pad[56];
+} team_item_t;
+
 struct cpu_team_s {
-    team_gate_t        job;        /* counts jobs; +1 by start() */
-    team_gate_t        bar;        /* counts barriers passed */
-    _Atomic uint32_t   arrived;
-    char               pad[60];
-    uint32_t           n;
-    _Atomic int        quit;
-    void             (*fn)(void *arg, uint32_t tid);
-    void              *arg;
-    team_member_t     *member;
+    team_gate_t         stage;
+    _Atomic uint32_t    base;      /* stage of the list's first item */
+    _Atomic uint32_t    n_items;
+    _Atomic int         quit;
+    char                pad[52];
+    uint32_t            n, max_items;
+    cpu_team_pt         fn;
+    void               *arg;
+    team_member_t      *member;
+    team_item_t        *item;      /* [max_items] */
+    team_range_t       *range;     /* [max_items * n] */
 };
 
 
@@ -98,38 +119,81 @@ team_gate_wait(team_gate_t *g, uint32_t old)
 }
 
 static void
-team_gate_open(team_gate_t *g)
+team_gate_open(team_gate_t *g, uint32_t word)
 {
     /* seq_cst; pairs with the loads in team_gate_wait */
-    atomic_fetch_add(&g->word, 1);
+    atomic_store(&g->word, word);
     if (atomic_load(&g->sleepers) != 0) {
         syscall(SYS_futex, &g->word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL,
                 NULL, 0);
     }
 }
 
-void
-cpu_team_barrier(cpu_team_t *t)
+/* Takes a unit of the range at this stage: 1 and *unit, or 0. */
+static int
+team_take(team_range_t *r, uint32_t stage, uint32_t *unit)
 {
-    uint32_t  old;
+    uint64_t  v;
 
-    if (t->n == 1) {
-        return;
-    }
-
-    /* Read before arriving: the word cannot move until we have arrived. */
-    old = atomic_load_explicit(&t->bar.word, memory_order_relaxed);
-
-    /* acq_rel: the last one has seen everybody's writes */
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1
-        == t->n)
+    /* acquire; pairs with the release in cpu_team_start: end is then of
+     * this stage or of a later one, and then the exchange fails */
+    v = atomic_load_explicit(&r->next, memory_order_acquire);
+    while (v >> 32 == stage
+           && (uint32_t) v < atomic_load_explicit(&r->end,
+                                                  memory_order_relaxed))
     {
-        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-        team_gate_open(&t->bar);
+        if (atomic_compare_exchange_weak_explicit(&r->next, &v, v + 1,
+                                                  memory_order_acquire,
+                                                  memory_order_acquire))
+        {
+            *unit = (uint32_t) v;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Works on the item of this stage until no unit is left. */
+static void
+team_work(cpu_team_t *t, uint32_t stage, uint32_t item, uint32_t tid)
+{
+    team_range_t  *r = t->range + (size_t) item * t->n;
+    uint32_t       i, who, unit, n = 0, done;
+
+    for (i = 0; i < t->n; i++) {
+        who = tid + i < t->n ? tid + i : tid + i - t->n;
+        while (team_take(&r[who], stage, &unit)) {
+            t->fn(t->arg, item, unit, tid);
+            n++;
+        }
+    }
+    if (n == 0) {
         return;
     }
 
-    team_gate_wait(&t->bar, old);
+    /* acq_rel: the last one has seen everybody's writes and passes them on
+     * with the stage */
+    done = atomic_fetch_add_explicit(&t->item[item].done, n,
+                                     memory_order_acq_rel) + n;
+    if (done == atomic_load_explicit(&t->item[item].n_units,
+                                     memory_order_relaxed))
+    {
+        team_gate_open(&t->stage, stage + 1);
+    }
+}
+
+/* One look at the team: works where there is something to do, then waits
+ * for the stage to move. */
+static void
+team_turn(cpu_team_t *t, uint32_t stage, uint32_t tid)
+{
+    uint32_t  item;
+
+    item = stage - atomic_load_explicit(&t->base, memory_order_acquire);
+    if (item < atomic_load_explicit(&t->n_items, memory_order_relaxed)) {
+        team_work(t, stage, item, tid);
+    }
+    team_gate_wait(&t->stage, stage);
 }
 
 static void *
@@ -137,34 +201,65 @@ team_thread(void *arg)
 {
     team_member_t  *m = arg;
     cpu_team_t     *t = m->team;
-    uint32_t        seen = 0;
 
-    for ( ;; ) {
-        team_gate_wait(&t->job, seen);
-        seen++;
-        if (atomic_load_explicit(&t->quit, memory_order_acquire)) {
-            return NULL;
-        }
-        t->fn(t->arg, m->tid);
-        cpu_team_barrier(t);
+    /* acquire: pairs with team_gate_open */
+    while (!atomic_load_explicit(&t->quit, memory_order_acquire)) {
+        team_turn(t, atomic_load_explicit(&t->stage.word,
+                                          memory_order_acquire), m->tid);
     }
+    return NULL;
+}
+
+uint32_t
+cpu_team_part(const cpu_team_t *t, uint32_t n, uint32_t tid)
+{
+    return (uint32_t) ((uint64_t) n * tid / t->n);
 }
 
 void
-cpu_team_start(cpu_team_t *t, void (*fn)(void *arg, uint32_t tid), void *arg)
+cpu_team_start(cpu_team_t *t, cpu_team_pt fn, void *arg,
+    const uint32_t *units, uint32_t n_items)
 {
+    uint32_t       base, i, m;
+    team_range_t  *r;
+
+    infer_assert(n_items <= t->max_items);
+    base = atomic_load_explicit(&t->stage.word, memory_order_relaxed) + 1;
     t->fn = fn;
     t->arg = arg;
-    if (t->n > 1) {
-        team_gate_open(&t->job);
+    for (i = 0; i < n_items; i++) {
+        atomic_store_explicit(&t->item[i].done, 0, memory_order_relaxed);
+        atomic_store_explicit(&t->item[i].n_units, units[i],
+                              memory_order_relaxed);
+        for (m = 0; m < t->n; m++) {
+            r = &t->range[(size_t) i * t->n + m];
+            atomic_store_explicit(&r->end, cpu_team_part(t, units[i], m + 1),
+                                  memory_order_relaxed);
+            /* release; pairs with the acquire in team_take */
+            atomic_store_explicit(&r->next, (uint64_t) (base + i) << 32
+                                            | cpu_team_part(t, units[i], m),
+                                  memory_order_release);
+        }
     }
+    atomic_store_explicit(&t->n_items, n_items, memory_order_relaxed);
+    atomic_store_explicit(&t->base, base, memory_order_release);
+    team_gate_open(&t->stage, base);
 }
 
 void
 cpu_team_join(cpu_team_t *t)
 {
-    t->fn(t->arg, 0);
-    cpu_team_barrier(t);
+    uint32_t  stage, end;
+
+    end = atomic_load_explicit(&t->base, memory_order_relaxed)
+          + atomic_load_explicit(&t->n_items, memory_order_relaxed);
+
+    /* acquire: pairs with team_gate_open; all units' writes are seen */
+    while ((stage = atomic_load_explicit(&t->stage.word,
+                                         memory_order_acquire)) != end)
+    {
+        team_turn(t, stage, 0);
+    }
 }
 
 static int
@@ -199,28 +294,42 @@ team_stop(cpu_team_t *t, uint32_t n_started)
     uint32_t  i;
 
     atomic_store_explicit(&t->quit, 1, memory_order_release);
-    team_gate_open(&t->job);
+    team_gate_open(&t->stage, atomic_load(&t->stage.word) + 1);
     for (i = 1; i < n_started; i++) {
         pthread_join(t->member[i].thread, NULL);
     }
     free(t->member);
+    free(t->item);
+    free(t->range);
     free(t);
 }
 
-int
-cpu_team_open(cpu_team_t **team, uint32_t n, const int *cpus,
-    infer_err_t *err)
+/* Zeroed and aligned to cache lines; sizes are multiples of 64. */
+static void *
+team_alloc(size_t n, size_t size)
 {
-    cpu_team_t  *t = aligned_alloc(64, (sizeof(*t) + 63) / 64 * 64);
+    void  *p = aligned_alloc(64, n * size);
+
+    return p != NULL ? memset(p, 0, n * size) : NULL;
+}
+
+int
+cpu_team_open(cpu_team_t **team, uint32_t n, uint32_t max_items,
+    const int *cpus, infer_err_t *err)
+{
+    cpu_team_t  *t = team_alloc(1, (sizeof(*t) + 63) / 64 * 64);
     uint32_t     i;
 
     if (t == NULL) {
         return infer_err(err, INFER_NOMEM, "no memory for the thread team");
     }
-    *t = (cpu_team_t) { .n = n };
+    t->n = n;
+    t->max_items = max_items;
     t->member = calloc(n, sizeof(t->member[0]));
-    if (t->member == NULL) {
-        free(t);
+    t->item = team_alloc(max_items, sizeof(t->item[0]));
+    t->range = team_alloc((size_t) max_items * n, sizeof(t->range[0]));
+    if (t->member == NULL || t->item == NULL || t->range == NULL) {
+        team_stop(t, 0);
         return infer_err(err, INFER_NOMEM, "no memory for the thread team");
     }
 
