@@ -237,6 +237,9 @@ filter_round(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
     if (!tpl_is_num(v) || prec < -300 || prec > 300) {
         tpl_fail(c, INFER_INVALID, "round() needs a number");
     }
+    if (v.kind != TPL_FLOAT && prec >= 0 && m == NULL) {
+        return tpl_int(v.u.i);
+    }
     f = tpl_num(v);
     p = pow(10, (double) prec);
     if (m != NULL && tpl_is_str(*m, "ceil")) {
@@ -329,7 +332,11 @@ filter_format(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
 static tpl_val_t
 filter_attr(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
 {
-    return tpl_attr(c, v, tpl_to_str(c, tpl_arg_need(c, a, 0, "name")));
+    tpl_val_t name = tpl_to_str(c, tpl_arg_need(c, a, 0, "name"));
+
+    /* attributes only, never the members of a mapping */
+    return v.kind == TPL_DICT && tpl_find(tpl_dict_methods, name) == NULL
+           ? tpl_undef(name.u.s, name.len) : tpl_attr(c, v, name);
 }
 
 static tpl_val_t
@@ -344,8 +351,11 @@ filter_wordcount(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
     for (uint32_t i = 0; i < s.len; ) {
         uint32_t cp, k = tpl_cp(s.u.s + i, s.len - i, &cp);
 
-        n += tpl_is_alpha(cp) && !in;
-        in = tpl_is_alpha(cp) || cp == '_' || (cp >= '0' && cp <= '9');
+        int      word = tpl_is_alpha(cp) || cp == '_'
+                        || (cp >= '0' && cp <= '9');
+
+        n += word && !in;
+        in = word;
         i += k;
     }
 

@@ -380,7 +380,9 @@ tpl_item(tpl_ctx_t *c, tpl_val_t o, tpl_val_t key)
     if (o.kind == TPL_UNDEF) {
         op_undefined(c, o);
     }
-    if (o.kind == TPL_DICT && key.kind <= TPL_STR) {
+    if (o.kind == TPL_DICT
+        && (key.kind <= TPL_STR || key.kind == TPL_TUPLE))
+    {
         tpl_val_t *p = tpl_dict_get(c, o.u.dict, key);
 
         if (p != NULL) {
@@ -435,7 +437,8 @@ tpl_slice(tpl_ctx_t *c, tpl_val_t o, tpl_val_t from, tpl_val_t to,
         op_undefined(c, o);
     }
     if (o.kind != TPL_STR && !tpl_is_seq(o)) {
-        return tpl_undef("slice", 5);
+        tpl_fail(c, INFER_INVALID, "'%s' object cannot be sliced",
+                 tpl_type_name(o));
     }
     if (step.kind != TPL_NONE && step.kind != TPL_INT) {
         tpl_fail(c, INFER_INVALID, "slice indices must be integers or None");

@@ -109,6 +109,14 @@ tpl_seq_list(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
     return seq_copy(c, v);
 }
 
+/* map, select and their kin take anything false for an empty sequence. */
+static tpl_list_t *
+seq_items_or_none(tpl_ctx_t *c, tpl_val_t v)
+{
+    return tpl_truth(v) ? tpl_iter(c, v).u.list
+                        : tpl_new_list(c, TPL_LIST, 0).u.list;
+}
+
 /* The arguments from the skip-th on, for a filter or test inside. */
 static tpl_args_t
 seq_rest(const tpl_args_t *a, uint32_t skip)
@@ -129,7 +137,7 @@ tpl_seq_map(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
     const tpl_val_t  *attribute = tpl_arg(a, UINT32_MAX, "attribute");
     const tpl_val_t  *dflt = tpl_arg(a, UINT32_MAX, "default");
     tpl_args_t        rest = seq_rest(a, 1);
-    tpl_list_t       *l = tpl_iter(c, v).u.list;
+    tpl_list_t       *l = seq_items_or_none(c, v);
     tpl_val_t         r = tpl_new_list(c, TPL_LIST, l->n);
     const tpl_func_t *f = NULL;
 
@@ -167,7 +175,7 @@ static tpl_val_t
 seq_choose(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a, int by_attr,
     int want)
 {
-    tpl_list_t       *l = tpl_iter(c, v).u.list;
+    tpl_list_t       *l = seq_items_or_none(c, v);
     tpl_val_t         r = tpl_new_list(c, TPL_LIST, 0);
     uint32_t          skip = by_attr ? 1 : 0;
     const tpl_val_t  *attribute = NULL, *name = tpl_arg(a, skip, NULL);

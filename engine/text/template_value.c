@@ -230,7 +230,7 @@ dict_index(tpl_ctx_t *c, tpl_dict_t *d)
 static void
 dict_check_key(tpl_ctx_t *c, tpl_val_t k)
 {
-    if (k.kind > TPL_STR) {
+    if (k.kind > TPL_STR && k.kind != TPL_TUPLE) {
         tpl_fail(c, INFER_INVALID, "unhashable type: '%s'", tpl_type_name(k));
     }
 }
