@@ -8,6 +8,7 @@
 #include "run/sched.h"
 
 #define SCHED_STEP_US    50000
+#define SCHED_CALM       4         /* longer steps while nobody decodes */
 #define SCHED_FIRST_ROWS 64        /* before anything has been measured */
 #define SCHED_LEAST_ROWS 16        /* of prefill in a step, if wanted */
 #define SCHED_DECAY      0.9
@@ -255,12 +256,13 @@ sched_take_pages(infer_sched_t *s, infer_sched_seq_t *q, uint32_t rows)
     }
 }
 
-/* Rows that a step of step_us can hold: time = base + slope * rows, fitted
- * over the last steps that prefilled. */
+/* Rows that a step can hold in step_us: time = base + slope * rows, fitted
+ * over the last steps that prefilled. The weights are read once a step, so
+ * where nobody waits for a next token a longer step wastes less. */
 static uint32_t
-sched_time_rows(const infer_sched_t *s)
+sched_time_rows(const infer_sched_t *s, uint32_t n_decode)
 {
-    double  var, slope, base, rows;
+    double  var, slope, base, rows, step_us = s->conf.step_us;
 
     if (s->w == 0) {
         return SCHED_FIRST_ROWS;
@@ -280,7 +282,11 @@ sched_time_rows(const infer_sched_t *s)
         }
     }
 
-    rows = ((double) s->conf.step_us - base) / slope;
+    if (n_decode == 0) {
+        step_us *= SCHED_CALM;
+    }
+
+    rows = (step_us - base) / slope;
     if (rows >= s->conf.batch_tokens) {
         return s->conf.batch_tokens;
     }
@@ -300,7 +306,7 @@ sched_pending(const infer_sched_seq_t *q)
 static uint32_t
 sched_prefill_rows(const infer_sched_t *s, uint32_t n_decode)
 {
-    uint32_t  rows = sched_time_rows(s), left;
+    uint32_t  rows = sched_time_rows(s, n_decode), left;
 
     left = s->conf.batch_tokens > n_decode ? s->conf.batch_tokens - n_decode
                                            : 0;

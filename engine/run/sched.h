@@ -63,7 +63,9 @@ typedef struct {
     uint32_t  max_seqs;
     uint32_t  max_waiting;
     uint32_t  batch_tokens;                /* >= max_seqs */
-    uint32_t  step_us;                     /* time budget; 0: 50 ms */
+    uint32_t  step_us;                     /* time budget; 0: 50 ms; four
+                                            * times that while nobody
+                                            * decodes */
 } infer_sched_conf_t;
 
 typedef struct {

@@ -165,19 +165,30 @@ test_time(void)
     world_t             w;
     infer_sched_seq_t  *q;
 
-    world_open(&w, 2, 1000, 200);
+    world_open(&w, 2, 1000, 300);
+    (void) add(&w, 1);
+    step(&w, 1);
     q = add(&w, 4000);
     for (i = 0; i < 6; i++) {
         step(&w, 500);                   /* 50 ms are 100 rows */
     }
-    ok(planned(&w, q) != NULL && planned(&w, q)->n_rows == 100,
-       "a chunk fits the time of a step (%u rows)", w.plan.n_rows);
+    ok(planned(&w, q) != NULL && w.plan.n_rows == 100,
+       "a chunk beside decode fits the time of a step (%u rows)",
+       w.plan.n_rows);
 
     for (i = 0; i < 40 && q->n_known - q->n_kv > 400; i++) {
         step(&w, 250);
     }
     ok(w.plan.n_rows >= 180 && w.plan.n_rows <= 220,
        "and follows the speed (%u rows)", w.plan.n_rows);
+    world_close(&w);
+
+    world_open(&w, 2, 1000, 200);
+    (void) add(&w, 4000);
+    for (i = 0; i < 4; i++) {
+        step(&w, 500);
+    }
+    ok(w.plan.n_rows == 400, "four times as much when nobody decodes");
     world_close(&w);
 
     world_open(&w, 2, 1000, 200);
