@@ -31,6 +31,7 @@
 typedef struct {
     char          engine[4096];        /* path */
     infer_bus_t   bus;
+    uint32_t      n_models;
     int           model_fd, image_fd;
     int           wake_fd, entry_fd, other_fd;
     int           lifeline[2], control[2];
@@ -40,6 +41,8 @@ typedef struct {
 
 typedef struct {
     uint32_t      context, sequences, batch_tokens, n_pages;
+    uint32_t      n_models;            /* 0: one; all are the same file */
+    int32_t       nan_token;           /* its embedding is not a number */
 } site_conf_t;
 
 /* What came of one generation. */
@@ -103,14 +106,35 @@ site_find_engine(site_t *s)
 }
 
 static void
-site_model(site_t *s)
+site_break_row(site_t *s, infer_gguf_t *gguf, int32_t token)
+{
+    float                       row[64];
+    const infer_gguf_tensor_t  *t;
+
+    t = infer_gguf_tensor(gguf, "token_embd.weight");
+    memset(row, 0xff, sizeof(row));
+    if (t == NULL || t->type != TINY_F32
+        || pwrite(s->model_fd, row, sizeof(row),
+                  (off_t) (t->offset + (uint64_t) token * t->dim[0] * 4))
+           != (ssize_t) sizeof(row))
+    {
+        site_bail("no embedding to break");
+    }
+}
+
+static void
+site_model(site_t *s, const site_conf_t *conf)
 {
     void          *file, *image;
     size_t         len;
+    tiny_conf_t    tiny = tiny_default;
     infer_err_t    err;
     infer_gguf_t  *gguf;
 
-    file = tiny_build(&tiny_default, &len);
+    if (conf->nan_token != 0) {
+        tiny.type = TINY_F32;
+    }
+    file = tiny_build(&tiny, &len);
     if (file == NULL) {
         site_bail("no model");
     }
@@ -122,6 +146,9 @@ site_model(site_t *s)
     {
         site_bail("%s", err.text);
     }
+    if (conf->nan_token != 0) {
+        site_break_row(s, gguf, conf->nan_token);
+    }
     infer_gguf_close(gguf);
     s->image_fd = site_memfd(image, len, 1);
     free(image);
@@ -130,24 +157,29 @@ site_model(site_t *s)
 static void
 site_open(site_t *s, const site_conf_t *conf)
 {
+    uint32_t           i;
     infer_err_t        err;
     infer_bus_conf_t   bc = { .bytes = 8 << 20, .n_slots = SITE_SLOTS,
-                              .n_models = 1, .threads = 2 };
-    infer_bus_model_t  bm;
+                              .threads = 2 };
+    infer_bus_model_t  bm[2];
 
     memset(s, 0, sizeof(*s));
-    memset(&bm, 0, sizeof(bm));
-    snprintf(bm.name, sizeof(bm.name), "tiny");
-    snprintf(bm.device, sizeof(bm.device), "cpu");
-    bm.context = conf->context;
-    bm.sequences = conf->sequences;
-    bm.batch_tokens = conf->batch_tokens;
-    bm.n_pages = conf->n_pages;
-    bm.vocab = tiny_default.V;
-    bc.models = &bm;
+    memset(bm, 0, sizeof(bm));
+    s->n_models = conf->n_models == 0 ? 1 : conf->n_models;
+    for (i = 0; i < s->n_models; i++) {
+        snprintf(bm[i].name, sizeof(bm[i].name), "tiny%u", i);
+        snprintf(bm[i].device, sizeof(bm[i].device), "cpu");
+        bm[i].context = conf->context;
+        bm[i].sequences = conf->sequences;
+        bm[i].batch_tokens = conf->batch_tokens;
+        bm[i].n_pages = conf->n_pages;
+        bm[i].vocab = tiny_default.V;
+    }
+    bc.models = bm;
+    bc.n_models = s->n_models;
 
     site_find_engine(s);
-    site_model(s);
+    site_model(s, conf);
     if (infer_bus_create(&s->bus, &bc, &err) != INFER_OK
         || infer_entry_claim(&s->bus, &s->entry) != INFER_OK)
     {
@@ -167,10 +199,10 @@ site_open(site_t *s, const site_conf_t *conf)
 }
 
 static void
-site_send_model(site_t *s)
+site_send_model(site_t *s, uint32_t model)
 {
     int              fds[2] = { s->model_fd, s->image_fd };
-    infer_control_t  ctl = { INFER_CTL_MODEL, 0 };
+    infer_control_t  ctl = { INFER_CTL_MODEL, model };
     struct iovec     iov = { &ctl, sizeof(ctl) };
     struct msghdr    mh = { .msg_iov = &iov, .msg_iovlen = 1 };
     union {
@@ -239,7 +271,11 @@ site_spawn(site_t *s, const char *build_id)
 static void
 site_start(site_t *s)
 {
-    site_send_model(s);
+    uint32_t  i;
+
+    for (i = 0; i < s->n_models; i++) {
+        site_send_model(s, i);
+    }
     s->pid = site_spawn(s, infer_build_id());
 }
 

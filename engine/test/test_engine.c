@@ -14,7 +14,7 @@ typedef struct {
     site_out_t  want[N], got;
 } test_t;
 
-static const site_conf_t  roomy = { 2048, 8, 64, 1024 };
+static const site_conf_t  roomy = { 2048, 8, 64, 1024, 1, 0 };
 
 
 static infer_sampling_t
@@ -398,7 +398,7 @@ test_few_pages(test_t *t)
     uint32_t           k, good = 0;
     infer_ref_t        ref[4];
     infer_sampling_t   p;
-    const site_conf_t  tight = { 320, 4, 32, 12 };
+    const site_conf_t  tight = { 320, 4, 32, 12, 1, 0 };
 
     site_open(&t->s, &tight);
     site_start(&t->s);
@@ -426,6 +426,204 @@ test_few_pages(test_t *t)
     ok(site_wait_exit(t->s.pid, 7000) == INFER_EXIT_OK, "then its engine ends");
     t->s.pid = 0;
     site_close(&t->s);
+}
+
+/* A worker that is killed takes its own generations with it. */
+static void
+test_worker_dies(test_t *t)
+{
+    int               ready_pipe[2];
+    char              c;
+    pid_t             pid;
+    infer_ref_t       ref;
+    infer_sampling_t  p = site_greedy(1900);
+
+    if (pipe(ready_pipe) != 0) {
+        site_bail("pipe");
+    }
+    pid = fork();
+    if (pid == 0) {
+        (void) infer_entry_claim(&t->s.bus, &t->s.entry);
+        (void) site_request(&t->s, 20, 1, &p);
+        (void) site_fill(&t->s, 20, 1, &p);      /* claimed only */
+        (void) !write(ready_pipe[1], "x", 1);
+        for ( ;; ) {
+            pause();
+        }
+    }
+
+    (void) !read(ready_pipe[0], &c, 1);
+    p = params(1, 200);
+    ref = site_request(&t->s, 20 + 13, 1, &p);
+    (void) kill(pid, SIGKILL);
+    (void) site_wait_exit(pid, 5000);
+    site_finish(&t->s, ref, &t->got);
+    ok(same(&t->got, &t->want[1]), "another worker's answer is not touched");
+    ok(site_all_free(&t->s), "the dead worker's slots are freed");
+    ok(atomic_load(&t->s.bus.entry[1].state) == INFER_ENTRY_FREE,
+       "and so is its entry");
+    (void) close(ready_pipe[0]);
+    (void) close(ready_pipe[1]);
+}
+
+static void
+test_two_models(test_t *t)
+{
+    uint32_t           k, good = 0;
+    infer_ref_t        ref[N];
+    infer_sampling_t   p;
+    const site_conf_t  conf = { 2048, 4, 64, 256, 2, 0 };
+
+    site_open(&t->s, &conf);
+    site_start(&t->s);
+    for (k = 0; k < N; k++) {
+        p = params(k, 200);
+        ref[k] = site_fill(&t->s, 20 + 13 * k, k, &p);
+        t->s.bus.slot[ref[k].slot].model = k % 2;
+        site_submit(&t->s, ref[k]);
+    }
+    good = finish_all(t, ref);
+    ok(good == N, "two models in one engine answer (%u)", good);
+    ok(atomic_load(&t->s.bus.model[0].pages_peak) > 0
+       && atomic_load(&t->s.bus.model[1].pages_peak) > 0, "both");
+    site_close(&t->s);
+}
+
+static void
+test_nan(test_t *t)
+{
+    int32_t            id[40];
+    uint32_t           k, bad = 0;
+    infer_ref_t        ref[4];
+    infer_sampling_t   p = site_greedy(100);
+    const site_conf_t  conf = { 2048, 4, 64, 64, 1, 1 };
+
+    site_open(&t->s, &conf);
+    site_start(&t->s);
+    for (k = 0; k < 3; k++) {
+        site_finish(&t->s, site_request(&t->s, 40, k, &p), &t->want[k]);
+    }
+
+    for (k = 0; k < 4; k++) {
+        ref[k] = site_fill(&t->s, 40, k, &p);
+    }
+    site_prompt(id, 40, 3);
+    id[20] = conf.nan_token;
+    (void) infer_slot_put(&t->s.bus, ref[3], INFER_EXT_PROMPT, id, 160);
+    for (k = 0; k < 4; k++) {
+        site_submit(&t->s, ref[3 - k]);
+    }
+
+    for (k = 0; k < 3; k++) {
+        site_finish(&t->s, ref[k], &t->got);
+        bad += !same(&t->got, &t->want[k]);
+    }
+    site_finish(&t->s, ref[3], &t->got);
+    ok(t->got.finish == INFER_FINISH_ERROR && t->got.n == 0,
+       "not a number: %s", t->got.error);
+    ok(bad == 0, "fails that sequence only");
+
+    for (k = 0; k < 3; k++) {
+        site_finish(&t->s, site_request(&t->s, 40, k, &p), &t->got);
+        bad += !same(&t->got, &t->want[k]);
+    }
+    ok(bad == 0, "and its pages do no harm to those who get them next");
+    site_close(&t->s);
+}
+
+/* ---- --check ---- */
+
+/* Runs the check with two more words; the answer without its newline. */
+static int
+check(site_t *s, const char *a, const char *b, char *line, size_t cap)
+{
+    int      out[2], code;
+    char     file[32], image[32];
+    ssize_t  n;
+    pid_t    pid;
+
+    if (pipe(out) != 0 || ftruncate(s->entry_fd, 0) != 0) {
+        site_bail("pipe: %s", strerror(errno));
+    }
+    snprintf(file, sizeof(file), "file=%d", s->model_fd);
+    snprintf(image, sizeof(image), "image=%d", s->entry_fd);
+
+    pid = fork();
+    if (pid == 0) {
+        (void) dup2(out[1], 1);
+        (void) fcntl(s->model_fd, F_SETFD, 0);
+        (void) fcntl(s->entry_fd, F_SETFD, 0);
+        (void) execl(s->engine, "ngx_infer_engine", "--check", file, image,
+                     a, b, (char *) NULL);
+        _exit(99);
+    }
+
+    (void) close(out[1]);
+    n = read(out[0], line, cap - 1);
+    line[n > 0 ? n - 1 : 0] = '\0';
+    (void) close(out[0]);
+    code = site_wait_exit(pid, 20000);
+
+    return code;
+}
+
+static void
+test_check(void)
+{
+    static const struct {
+        const char  *a, *b, *says;
+    } bad[] = {
+        { "context=4096", "name=x", "context of 4096 tokens is more than the "
+          "2048 that the model was made for" },
+        { "context=2048", "kv_bytes=65536", "context of 2048 tokens needs "
+          "524288 bytes of KV cache, but there are only 65536" },
+        { "sequences=64", "batch_tokens=32", "batch_tokens of 32 must be at "
+          "least the 64 sequences and at most 65536" },
+        { "sequences=5000", "name=x", "5000 sequences are more than the 1024 "
+          "that are possible" },
+        { "kv_bytes=1000000000000000", "name=x", "kv_cache of "
+          "1000000000000000 bytes does not fit the memory" },
+        { "threads=1000", "name=x", "1000 threads are more than the 256 that "
+          "are possible" },
+        { "device=abacus", "name=x", "device \"abacus\"" },
+        { "isa=abacus", "name=x", "unknown instruction set \"abacus\"" },
+        { "context=-5", "name=x", "bad argument \"context=-5\"" },
+        { "colour=1", "name=x", "unknown argument \"colour=1\"" }
+    };
+    char      line[1024];
+    size_t    i;
+    site_t    s;
+
+    memset(&s, 0, sizeof(s));
+    site_find_engine(&s);
+    site_model(&s, &roomy);
+    s.entry_fd = memfd_create("image", MFD_CLOEXEC);
+
+    ok(check(&s, "context=0", "template=-1", line, sizeof(line)) == 0
+       && strcmp(line, "ok context=2048 sequences=32 batch_tokens=512 "
+                 "n_pages=2048 page_bytes=8192 vocab=512 tensor_bytes=135808 "
+                 "n_params=139584 train_context=2048 template=1") == 0,
+       "check: %s", line);
+    ok(lseek(s.entry_fd, 0, SEEK_END) == lseek(s.image_fd, 0, SEEK_END),
+       "with the text image");
+    ok(check(&s, "kv_bytes=65536", "sequences=4", line, sizeof(line)) == 0
+       && strncmp(line, "ok context=256 sequences=4 batch_tokens=512 "
+                  "n_pages=8 ", 54) == 0,
+       "a small cache makes a small context: %.54s", line);
+
+    for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        ok(check(&s, bad[i].a, bad[i].b, line, sizeof(line)) == 1
+           && strncmp(line, "error ", 6) == 0
+           && strncmp(line + 6, bad[i].says, strlen(bad[i].says)) == 0,
+           "check: %s", line);
+    }
+
+    (void) ftruncate(s.model_fd, 5000);
+    ok(check(&s, "context=0", "name=x", line, sizeof(line)) == 1
+       && strncmp(line, "error truncated", 15) == 0, "check: %s", line);
+    (void) close(s.model_fd);
+    (void) close(s.image_fd);
+    (void) close(s.entry_fd);
 }
 
 static void
@@ -462,6 +660,7 @@ main(void)
     test_stops(t);
     test_cancel(t);
     test_hostile(t);
+    test_worker_dies(t);
     test_deadlines(t);
     test_kill(t);
     test_poison(t);
@@ -469,6 +668,9 @@ main(void)
     test_exits(t);
     test_few_pages(t);
     test_load_fails(t);
+    test_two_models(t);
+    test_nan(t);
+    test_check();
     free(t);
 
     return tap_done();
