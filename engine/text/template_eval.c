@@ -225,20 +225,13 @@ macro_bind(tpl_ctx_t *c, tpl_frame_t *f, const tpl_node_t *m,
     for ( ; i < a->n; i++) {
         tpl_push(c, varargs, a->pos[i]);
     }
-    for (i = 0; i < c->tpl->n_names; i++) {
-        if (tpl_is_str(c->tpl->names[i], "varargs")) {
-            frame_set(c, f, i, varargs);
+    frame_set(c, f, TPL_ID_VARARGS, varargs);
+    frame_set(c, f, TPL_ID_KWARGS, kwargs);
 
-        } else if (tpl_is_str(c->tpl->names[i], "kwargs")) {
-            frame_set(c, f, i, kwargs);
+    const tpl_kw_t *caller = eval_find_kw(a, tpl_cstr("caller"));
 
-        } else if (tpl_is_str(c->tpl->names[i], "caller")) {
-            const tpl_kw_t *kw = eval_find_kw(a, c->tpl->names[i]);
-
-            if (kw != NULL) {
-                frame_set(c, f, i, kw->v);
-            }
-        }
+    if (caller != NULL) {
+        frame_set(c, f, TPL_ID_CALLER, caller->v);
     }
 }
 
@@ -542,7 +535,7 @@ run_for(tpl_ctx_t *c, tpl_frame_t *up, const tpl_node_t *n)
         tpl_frame_t *f = frame_new(c, up);
 
         tpl_step(c);
-        frame_set(c, f, n->id, loop);
+        frame_set(c, f, TPL_ID_LOOP, loop);
         eval_assign(c, f, n->a, l->items->v[l->index0]);
         if (run_list(c, f, n->list) == RUN_BREAK) {
             break;

@@ -162,6 +162,9 @@ enum {
     TPL_T_FLOAT, TPL_T_OP
 };
 
+/* Ids of names that every template has. */
+enum { TPL_ID_LOOP, TPL_ID_VARARGS, TPL_ID_KWARGS, TPL_ID_CALLER };
+
 /* Operators: one character is itself. */
 enum {
     TPL_OP_EQ = 128, TPL_OP_NE, TPL_OP_LE, TPL_OP_GE, TPL_OP_FLOOR,
@@ -208,7 +211,7 @@ enum {
     TPL_N_OUTPUT,     /* a */
     TPL_N_IF,         /* list of BRANCH */
     TPL_N_BRANCH,     /* a (NULL: else), list */
-    TPL_N_FOR,        /* a target, b iterable, c condition, list; d else */
+    TPL_N_FOR,        /* a target, b iterable, c condition, list, d else */
     TPL_N_SET,        /* a target, b value */
     TPL_N_SETBLOCK,   /* a target, b filters, list */
     TPL_N_MACRO,      /* id, a parameters (PARAM), list; flag caller block */

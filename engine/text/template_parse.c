@@ -143,7 +143,7 @@ tpl_name_id(tpl_parser_t *p, tpl_val_t name)
         uint32_t cap = t->cap_names != 0 ? t->cap_names * 2 : 32;
         tpl_val_t *v;
 
-        if (cap > 8192) {
+        if (cap > 2048) {
             tpl_fail(p->c, INFER_INVALID, "too many names");
         }
         v = tpl_array(p->c, cap, sizeof(tpl_val_t));

@@ -91,7 +91,6 @@ stmt_for(tpl_parser_t *p)
     tpl_node_t              *n = tpl_node(p, TPL_N_FOR);
 
     n->a = stmt_target(p, 0);
-    n->id = tpl_name_id(p, tpl_cstr("loop"));
     if (!tpl_take_name(p, "in")) {
         tpl_unexpected(p);
     }
@@ -418,6 +417,13 @@ stmt_compile(tpl_ctx_t *c, infer_template_t *t, const char *src, size_t len)
         } else {
             s[n++] = src[i];
         }
+    }
+
+    static const char *const fixed[] = { "loop", "varargs", "kwargs",
+                                         "caller" };
+
+    for (uint32_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++) {
+        (void) tpl_name_id(&p, tpl_cstr(fixed[i]));
     }
 
     tpl_lex(c, s, n, &p.toks);
