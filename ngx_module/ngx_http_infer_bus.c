@@ -27,6 +27,11 @@
 
 static ngx_int_t ngx_http_infer_bus_check(ngx_http_infer_plan_t *plan,
     ngx_http_infer_bus_t *bus, ngx_uint_t n);
+static ngx_int_t ngx_http_infer_bus_info(ngx_http_infer_plan_t *plan,
+    ngx_http_infer_model_t *model, const char *answer,
+    infer_bus_model_t *info);
+static ngx_int_t ngx_http_infer_bus_seal(ngx_http_infer_plan_t *plan,
+    ngx_http_infer_model_t *model, ngx_http_infer_bus_model_t *bm);
 static char **ngx_http_infer_check_argv(ngx_http_infer_plan_t *plan,
     ngx_http_infer_model_t *model, ngx_uint_t template);
 static uint64_t ngx_http_infer_check_value(const char *answer, const char *key);
@@ -121,7 +126,6 @@ ngx_http_infer_bus_check(ngx_http_infer_plan_t *plan,
     int                           fds[3];
     char                        **argv, *answer;
     ngx_int_t                     rc;
-    struct stat                   st;
     infer_bus_model_t            *info;
     ngx_http_infer_model_t       *model, **models;
     ngx_http_infer_bus_model_t   *bm;
@@ -166,6 +170,29 @@ ngx_http_infer_bus_check(ngx_http_infer_plan_t *plan,
         return NGX_ERROR;
     }
 
+    if (ngx_http_infer_bus_info(plan, model, answer, info) != NGX_OK
+        || ngx_http_infer_bus_seal(plan, model, bm) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ngx_log_error(NGX_LOG_NOTICE, plan->log, 0,
+                  "infer model \"%V\": context %uD, sequences %uD, "
+                  "batch_tokens %uD, kv pages %uD", &model->name,
+                  info->context, info->sequences, info->batch_tokens,
+                  info->n_pages);
+
+    return NGX_OK;
+}
+
+
+/* what the check found, into the model's place on the bus */
+
+static ngx_int_t
+ngx_http_infer_bus_info(ngx_http_infer_plan_t *plan,
+    ngx_http_infer_model_t *model, const char *answer,
+    infer_bus_model_t *info)
+{
     ngx_memcpy(info->name, model->name.data, model->name.len);
     ngx_cpystrn((u_char *) info->device, model->device.data,
                 ngx_min(model->device.len + 1, sizeof(info->device)));
@@ -191,6 +218,18 @@ ngx_http_infer_bus_check(ngx_http_infer_plan_t *plan,
         return NGX_ERROR;
     }
 
+    return NGX_OK;
+}
+
+
+/* nobody writes the text image any more, so that readers need not fear */
+
+static ngx_int_t
+ngx_http_infer_bus_seal(ngx_http_infer_plan_t *plan,
+    ngx_http_infer_model_t *model, ngx_http_infer_bus_model_t *bm)
+{
+    struct stat  st;
+
     if (fcntl(bm->image_fd, F_ADD_SEALS,
               F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE|F_SEAL_SEAL)
         == -1
@@ -210,12 +249,6 @@ ngx_http_infer_bus_check(ngx_http_infer_plan_t *plan,
                              "no text image", &model->name);
         return NGX_ERROR;
     }
-
-    ngx_log_error(NGX_LOG_NOTICE, plan->log, 0,
-                  "infer model \"%V\": context %uD, sequences %uD, "
-                  "batch_tokens %uD, kv pages %uD", &model->name,
-                  info->context, info->sequences, info->batch_tokens,
-                  info->n_pages);
 
     return NGX_OK;
 }
