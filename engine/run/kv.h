@@ -51,8 +51,8 @@ void infer_kv_truncate(infer_kv_t *kv, infer_kv_table_t *t,
     uint32_t n_tokens);
 
 /* 1 once for a page whose content is somebody else's: the caller zeroes it.
- * A page's last life may have ended with NaNs, which a masked key would
- * multiply into the sums. */
+ * A page's last life may have ended with NaNs, and 0 times NaN is not 0 for
+ * a kernel that masks keys by their weight. */
 int infer_kv_needs_zero(infer_kv_t *kv, uint32_t page);
 
 #endif

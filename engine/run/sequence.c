@@ -227,8 +227,13 @@ seq_new_sampler(infer_seq_t *q, const infer_bus_t *bus,
                            q->token, q->n_prompt);
     free(bias);
 
-    return rc == INFER_OK ? INFER_OK
-                          : infer_err(err, rc, "no memory for a sampler");
+    if (rc != INFER_OK) {
+        return infer_err(err, rc, rc == INFER_NOMEM
+                         ? "no memory for a sampler"
+                         : "a sampling parameter is out of range");
+    }
+
+    return INFER_OK;
 }
 
 /* What an engine before this one has published. */
