@@ -13,8 +13,10 @@
 
 #define REF_ROWS  16     /* rows served by one dequantized block */
 
-/* 16 lanes; the compiler lowers it to what the machine has. */
-typedef float  ref_v16 __attribute__((vector_size(64)));
+/* Four outputs; every x86-64 and arm64 has such a register. */
+typedef float  ref_v4 __attribute__((vector_size(16)));
+
+#define REF_V4  (CPU_STRIPE / 4)
 
 
 static inline int
@@ -120,12 +122,36 @@ ref_store(float *y, const float *acc, uint32_t n, int add)
     }
 }
 
+/* Unsigned values of a block as [32][48]. */
+static void
+ref_unpack(const kern_weight_t *w, const uint8_t *blk, uint8_t *v)
+{
+    uint32_t  p, i, j, t, k, nibble = (uint32_t) ref_is_nibble(w);
+
+    for (p = 0; p < 3; p++, v += CPU_LANES) {
+        for (i = 0; i < (nibble ? 4u : 8u); i++) {
+            for (j = 0; j < CPU_LANES; j++) {
+                for (t = 0; t < 4; t++, blk++) {
+                    k = 4 * i + t;
+                    if (nibble) {
+                        v[k * CPU_STRIPE + j] = *blk & 15;
+                        v[(k + 16) * CPU_STRIPE + j] = *blk >> 4;
+                    } else {
+                        v[k * CPU_STRIPE + j] = *blk;
+                    }
+                }
+            }
+        }
+    }
+}
+
 /* Block b of a stripe as f32 [32][48]. */
 static void
 ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
     float *out)
 {
     const uint8_t  *s = w->data + stripe * w->stripe_bytes;
+    uint8_t         v[CPU_BLOCK * CPU_STRIPE];
     float           d[CPU_STRIPE], m[CPU_STRIPE];
     uint32_t        j, k;
     int32_t         zero;
@@ -141,6 +167,7 @@ ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
     }
 
     s += b * ref_block_bytes(w);
+    ref_unpack(w, s, v);
     zero = ref_has_min(w) ? 0 : 1 << w->zero_shift;
     for (j = 0; j < CPU_STRIPE; j++) {
         d[j] = ref_scale(w, s, j);
@@ -148,12 +175,38 @@ ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
     }
     for (k = 0; k < CPU_BLOCK; k++) {
         for (j = 0; j < CPU_STRIPE; j++) {
-            out[k * CPU_STRIPE + j] =
-                d[j] * (float) ((int32_t) ref_value(w, s, j, k) - zero);
+            *out = d[j] * (float) ((int32_t) v[k * CPU_STRIPE + j] - zero);
             if (ref_has_min(w)) {
-                out[k * CPU_STRIPE + j] += m[j];
+                *out += m[j];
             }
+            out++;
         }
+    }
+}
+
+/* One block's additions to the chains of one row. */
+static void
+ref_add_block(ref_v4 *acc, const ref_v4 (*wt)[REF_V4], const float *x)
+{
+    ref_v4    a, b, c, d, v;
+    uint32_t  k, j;
+
+    for (j = 0; j < REF_V4; j += 4) {
+        a = acc[j];
+        b = acc[j + 1];
+        c = acc[j + 2];
+        d = acc[j + 3];
+        for (k = 0; k < CPU_BLOCK; k++) {
+            v = (ref_v4) { x[k], x[k], x[k], x[k] };
+            a += wt[k][j] * v;
+            b += wt[k][j + 1] * v;
+            c += wt[k][j + 2] * v;
+            d += wt[k][j + 3] * v;
+        }
+        acc[j] = a;
+        acc[j + 1] = b;
+        acc[j + 2] = c;
+        acc[j + 3] = d;
     }
 }
 
@@ -162,9 +215,8 @@ kern_linear_f32_ref(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add)
 {
-    ref_v16       acc[REF_ROWS][3], wt[CPU_BLOCK][3], a0, a1, a2;
-    uint32_t      r, n, b, k, nb = w->n_in / CPU_BLOCK;
-    const float  *x;
+    ref_v4    acc[REF_ROWS][REF_V4], wt[CPU_BLOCK][REF_V4];
+    uint32_t  r, n, b, nb = w->n_in / CPU_BLOCK;
 
     for ( /* void */ ; n_rows > 0; n_rows -= n, r0 += n, y += n * ldy) {
         n = n_rows < REF_ROWS ? n_rows : REF_ROWS;
@@ -172,18 +224,8 @@ kern_linear_f32_ref(const kern_weight_t *w, uint32_t stripe,
         for (b = 0; b < nb; b++) {
             ref_block_f32(w, stripe, b, (float *) wt);
             for (r = 0; r < n; r++) {
-                x = a->f + (size_t) (r0 + r) * a->n_in + b * CPU_BLOCK;
-                a0 = acc[r][0];
-                a1 = acc[r][1];
-                a2 = acc[r][2];
-                for (k = 0; k < CPU_BLOCK; k++) {
-                    a0 += wt[k][0] * x[k];
-                    a1 += wt[k][1] * x[k];
-                    a2 += wt[k][2] * x[k];
-                }
-                acc[r][0] = a0;
-                acc[r][1] = a1;
-                acc[r][2] = a2;
+                ref_add_block(acc[r], wt, a->f + (size_t) (r0 + r) * a->n_in
+                                          + b * CPU_BLOCK);
             }
         }
         for (r = 0; r < n; r++) {
@@ -208,37 +250,58 @@ ref_linear_float(const kern_weight_t *w, uint32_t stripe, const float *x,
     }
 }
 
+/* One block's links of the chains of one row. */
 static void
-ref_linear_row(const kern_weight_t *w, uint32_t stripe, const cpu_acts_t *a,
-    uint32_t row, float *acc)
+ref_link(const kern_weight_t *w, const uint8_t *v, const float *d,
+    const float *m, const cpu_acts_t *a, uint32_t row, uint32_t b,
+    float *acc, float *min)
 {
-    const uint8_t  *blk = w->data + stripe * w->stripe_bytes;
-    uint32_t        nb = w->n_in / CPU_BLOCK, b, j, k;
-    const int8_t   *q = a->q + (size_t) row * w->n_in;
-    size_t          at = (size_t) row * nb;
-    int32_t         sum;
-    float           min[CPU_STRIPE] = { 0 };
+    const int8_t  *q = a->q + (size_t) row * w->n_in + b * CPU_BLOCK;
+    size_t         at = (size_t) row * (w->n_in / CPU_BLOCK) + b;
+    int32_t        sum[CPU_STRIPE];
+    uint32_t       j, k;
 
-    memset(acc, 0, CPU_STRIPE * sizeof(float));
-    for (b = 0; b < nb; b++, q += CPU_BLOCK, blk += ref_block_bytes(w)) {
+    for (j = 0; j < CPU_STRIPE; j++) {
+        sum[j] = ref_has_min(w) ? 0 : a->nsum[at] * (1 << w->zero_shift);
+    }
+    for (k = 0; k < CPU_BLOCK; k++) {
         for (j = 0; j < CPU_STRIPE; j++) {
-            sum = 0;
-            if (!ref_has_min(w)) {
-                sum = a->nsum[at + b] * (1 << w->zero_shift);
-            }
-            for (k = 0; k < CPU_BLOCK; k++) {
-                sum += (int32_t) ref_value(w, blk, j, k) * q[k];
-            }
-            acc[j] = fmaf((float) sum, ref_scale(w, blk, j) * a->d[at + b],
-                          acc[j]);
-            if (ref_has_min(w)) {
-                min[j] = fmaf(ref_min(w, blk, j), a->dsum[at + b], min[j]);
-            }
+            sum[j] += (int16_t) (v[k * CPU_STRIPE + j] * q[k]);
         }
     }
-    if (ref_has_min(w)) {
+    for (j = 0; j < CPU_STRIPE; j++) {
+        acc[j] = fmaf((float) sum[j], d[j] * a->d[at], acc[j]);
+        if (ref_has_min(w)) {
+            min[j] = fmaf(m[j], a->dsum[at], min[j]);
+        }
+    }
+}
+
+/* Up to REF_ROWS rows of a quantized weight. */
+static void
+ref_linear_quant(const kern_weight_t *w, uint32_t stripe,
+    const cpu_acts_t *a, uint32_t r0, uint32_t n, float (*acc)[CPU_STRIPE])
+{
+    const uint8_t  *blk = w->data + stripe * w->stripe_bytes;
+    uint8_t         v[CPU_BLOCK * CPU_STRIPE];
+    float           min[REF_ROWS][CPU_STRIPE], d[CPU_STRIPE], m[CPU_STRIPE];
+    uint32_t        b, j, r;
+
+    memset(acc, 0, REF_ROWS * sizeof(acc[0]));
+    memset(min, 0, sizeof(min));
+    for (b = 0; b < w->n_in / CPU_BLOCK; b++, blk += ref_block_bytes(w)) {
+        ref_unpack(w, blk, v);
         for (j = 0; j < CPU_STRIPE; j++) {
-            acc[j] += min[j];
+            d[j] = ref_scale(w, blk, j);
+            m[j] = ref_has_min(w) ? ref_min(w, blk, j) : 0;
+        }
+        for (r = 0; r < n; r++) {
+            ref_link(w, v, d, m, a, r0 + r, b, acc[r], min[r]);
+        }
+    }
+    for (r = 0; r < n && ref_has_min(w); r++) {
+        for (j = 0; j < CPU_STRIPE; j++) {
+            acc[r][j] += min[r][j];
         }
     }
 }
@@ -248,15 +311,20 @@ kern_linear_q8_ref(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add)
 {
-    float     acc[CPU_STRIPE];
-    uint32_t  r;
+    float     acc[REF_ROWS][CPU_STRIPE];
+    uint32_t  r, n;
 
-    for (r = r0; r < r0 + n_rows; r++, y += ldy) {
-        if (w->form >= CPU_F32) {
-            ref_linear_float(w, stripe, a->f + (size_t) r * w->n_in, acc);
-        } else {
-            ref_linear_row(w, stripe, a, r, acc);
+    for ( /* void */ ; n_rows > 0; n_rows -= n, r0 += n, y += n * ldy) {
+        n = n_rows < REF_ROWS ? n_rows : REF_ROWS;
+        if (w->form < CPU_F32) {
+            ref_linear_quant(w, stripe, a, r0, n, acc);
         }
-        ref_store(y, acc, cpu_valid(w, stripe), add);
+        for (r = 0; r < n; r++) {
+            if (w->form >= CPU_F32) {
+                ref_linear_float(w, stripe,
+                                 a->f + (size_t) (r0 + r) * w->n_in, acc[r]);
+            }
+            ref_store(y + r * ldy, acc[r], cpu_valid(w, stripe), add);
+        }
     }
 }
