@@ -335,8 +335,11 @@ ngx_http_infer_job_body(ngx_http_request_t *r, ngx_http_infer_job_t *job)
 
     for (cl = rb->bufs; cl; cl = cl->next) {
         b = cl->buf;
-        ngx_memcpy(job->body + len, b->pos, b->last - b->pos);
-        len += b->last - b->pos;
+
+        if (b->last > b->pos) {
+            ngx_memcpy(job->body + len, b->pos, b->last - b->pos);
+            len += b->last - b->pos;
+        }
     }
 
     if (r == r->main && !r->preserve_body && rb->buf && rb->buf->start
