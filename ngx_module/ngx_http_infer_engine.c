@@ -310,10 +310,9 @@ static ngx_int_t
 ngx_http_infer_check_end(pid_t pid, ngx_int_t rc, char *answer, size_t size,
     ngx_log_t *log)
 {
-    int      status;
-    pid_t    wpid;
-    char    *p;
-    size_t   len;
+    int     status;
+    pid_t   wpid;
+    char   *p;
 
     if (rc != NGX_OK) {
         (void) kill(pid, SIGKILL);
@@ -352,8 +351,7 @@ ngx_http_infer_check_end(pid_t pid, ngx_int_t rc, char *answer, size_t size,
     if (rc == NGX_OK && WIFEXITED(status)
         && ngx_strncmp(answer, "error ", 6) == 0)
     {
-        len = ngx_strlen(answer + 6);
-        ngx_memmove(answer, answer + 6, len + 1);
+        ngx_memmove(answer, answer + 6, p - answer - 5);
         return NGX_DECLINED;
     }
 
