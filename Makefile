@@ -48,8 +48,8 @@ TOOLS      := $(patsubst engine/tool/%.c,$(BUILD)/%,$(wildcard engine/tool/*.c))
 BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
               $(wildcard kernels/bench/*.c))
 
-.PHONY: all engine module run stop test test-unit test-nginx test-sanitizer \
-        check bench quality fuzz soak install deps model tiny help clean
+.PHONY: all engine module poison run stop test test-unit test-nginx \
+        test-sanitizer test-all check bench quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -57,6 +57,7 @@ all: engine module                     ## the engine, the tools and the module
 
 engine: $(ENGINE) $(TOOLS)
 module: $(MODULE)
+poison: $(BUILD)/poison/ngx_infer_engine
 
 help:                                  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | \
@@ -90,6 +91,16 @@ $(BUILD)/libinfer.a: $(LIB_OBJ)
 	ar rcs $@ $^
 
 $(ENGINE): $(BUILD)/obj/engine/run/main.o $(BUILD)/libinfer.a
+	$(CC) -o $@ $^ $(LIBS)
+
+# For tests: an engine that dies of three tokens 77 in a row.
+$(BUILD)/obj/poison/step.o: engine/run/step.c | $(BUILD)/infer_build_id.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -DINFER_TEST_POISON=77 -MMD -MP -c -o $@ $<
+
+$(BUILD)/poison/ngx_infer_engine: $(BUILD)/obj/engine/run/main.o \
+    $(BUILD)/obj/poison/step.o $(BUILD)/libinfer.a
+	@mkdir -p $(@D)
 	$(CC) -o $@ $^ $(LIBS)
 
 $(BUILD)/%: $(BUILD)/obj/engine/tool/%.o $(BUILD)/libinfer.a
@@ -189,7 +200,7 @@ test-unit: check
 test-sanitizer:
 	$(MAKE) --no-print-directory SANITIZER=address,undefined check
 
-test-nginx: all tiny
+test-nginx: all tiny poison
 	BUILD=$(BUILD) prove -It/lib t/*.t
 
 test: deps                             ## everything that tests need, then all tests
@@ -209,7 +220,7 @@ $(BUILD)/fuzz_%: $(BUILD)/obj/engine/test/fuzz_%.o \
     $(BUILD)/obj/engine/test/mutate.o $(BUILD)/libinfer.a
 	$(CC) -o $@ $^ $(LIBS)
 
-soak: all tiny                         ## kill, reload and cancel scenarios 20 times
+soak: all tiny poison                  ## kill, reload and cancel scenarios 20 times
 	@for i in $$(seq 20); do echo "round $$i"; \
 	    BUILD=$(BUILD) prove -It/lib t/1*.t || exit 1; done
 
