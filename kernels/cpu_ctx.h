@@ -12,6 +12,7 @@
 #include "cpu_team.h"
 
 #define CPU_ROW_TILE  32     /* rows whose gate and up outputs stay in L1 */
+#define CPU_ROW_BLOCK 128    /* rows of one unit of the other linears */
 #define CPU_FFN_UNIT  (2 * CPU_STRIPE)   /* whole blocks of 32 columns */
 #define CPU_QTILE     12     /* query vectors of one attention call */
 #define CPU_OWN_ROWS  4      /* up to here each thread norms all rows itself */

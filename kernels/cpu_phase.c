@@ -120,20 +120,36 @@ phase_input(kern_ctx_t *c, const cpu_phase_t *ph, uint32_t tid, uint32_t *r0)
     return a;
 }
 
-/* Unit: a stripe of q, k or v. */
-static void
-phase_qkv(kern_ctx_t *c, cpu_phase_t *ph, uint32_t s, uint32_t tid)
+/* Linears of many rows: unit is a stripe and a block of rows, blocks outside,
+ * so that the activations of a block and the matrix stay in L2. Returns the
+ * stripe; *r and *n are the rows. */
+static uint32_t
+phase_block(const cpu_phase_t *ph, uint32_t unit, uint32_t n_stripes,
+    uint32_t *r, uint32_t *n)
 {
-    uint32_t    i, r0;
+    *r = unit / n_stripes * CPU_ROW_BLOCK;
+    *n = ph->n_rows - *r;
+    *n = *n < CPU_ROW_BLOCK ? *n : CPU_ROW_BLOCK;
+    return unit % n_stripes;
+}
+
+/* Unit: a stripe of q, k or v and a row block. */
+static void
+phase_qkv(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
+{
+    uint32_t    i, s, r, n, r0;
     float      *y = c->qkv;
     cpu_acts_t  a = phase_input(c, ph, tid, &r0);
 
+    s = phase_block(ph, unit, ph->w[0]->n_stripes + ph->w[1]->n_stripes
+                              + ph->w[2]->n_stripes, &r, &n);
     for (i = 0; s >= ph->w[i]->n_stripes; i++) {
         s -= ph->w[i]->n_stripes;
         y += ph->w[i]->n_out;
     }
-    c->in->linear(ph->w[i], s, &a, r0, ph->n_rows, y + s * CPU_STRIPE,
-                  c->qkv_dim, 0);
+    c->in->linear(ph->w[i], s, &a, r0 + r, n,
+                  y + (size_t) r * c->qkv_dim + s * CPU_STRIPE, c->qkv_dim,
+                  0);
 }
 
 /* One row and kv head: its query heads are rotated and scaled in place, its
@@ -252,30 +268,39 @@ phase_quantize_att(kern_ctx_t *c, cpu_phase_t *ph, uint32_t row, uint32_t tid)
                     c->att + (size_t) row * a.n_in);
 }
 
-/* Unit: a stripe. */
+/* Unit: a stripe and row block. Adds to the residual stream. */
 static void
-phase_wo(kern_ctx_t *c, cpu_phase_t *ph, uint32_t s, uint32_t tid)
+phase_residual(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_acts_t *a,
+    uint32_t unit)
+{
+    uint32_t  s, r, n;
+
+    s = phase_block(ph, unit, ph->w[0]->n_stripes, &r, &n);
+    c->in->linear(ph->w[0], s, a, r, n,
+                  c->x + (size_t) r * c->shape.dim + s * CPU_STRIPE,
+                  c->shape.dim, 1);
+}
+
+static void
+phase_wo(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
 {
     cpu_acts_t  a = c->acts;
 
     (void) tid;
     a.n_in = c->shape.n_heads * c->shape.head_dim;
     a.f = c->att;
-    c->in->linear(ph->w[0], s, &a, 0, ph->n_rows, c->x + s * CPU_STRIPE,
-                  c->shape.dim, 1);
+    phase_residual(c, ph, &a, unit);
 }
 
-/* Unit: a stripe. */
 static void
-phase_down(kern_ctx_t *c, cpu_phase_t *ph, uint32_t s, uint32_t tid)
+phase_down(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
 {
     cpu_acts_t  a = c->acts_hid;
 
     (void) tid;
     a.n_in = c->shape.ffn;
     a.f = c->hid;
-    c->in->linear(ph->w[0], s, &a, 0, ph->n_rows, c->x + s * CPU_STRIPE,
-                  c->shape.dim, 1);
+    phase_residual(c, ph, &a, unit);
 }
 
 /* Unit: a stripe. */
@@ -327,6 +352,12 @@ phase_gate_up(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
     }
 }
 
+
+static uint32_t
+phase_units(uint32_t n_rows, uint32_t n_stripes)
+{
+    return (n_rows + CPU_ROW_BLOCK - 1) / CPU_ROW_BLOCK * n_stripes;
+}
 
 /* Callers have made sure that there is room. */
 static cpu_phase_t *
@@ -440,7 +471,8 @@ kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     (void) phase_add_normed(c, &(cpu_phase_t) {
         .fn = phase_qkv, .layer = layer, .n_rows = n, .norm = w->attn_norm,
         .w = { w->wq, w->wk, w->wv }
-    }, w->wq->n_stripes + w->wk->n_stripes + w->wv->n_stripes);
+    }, phase_units(n, w->wq->n_stripes + w->wk->n_stripes
+                      + w->wv->n_stripes));
     if (!c->whole_seqs) {
         phase_add(c, phase_rope, n * s->n_kv_heads)->layer = layer;
     }
@@ -450,7 +482,7 @@ kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     if (phase_wants_q(c, w->wo) && !phase_attend_quantizes(c)) {
         (void) phase_add(c, phase_quantize_att, n);
     }
-    phase_add(c, phase_wo, w->wo->n_stripes)->w[0] = w->wo;
+    phase_add(c, phase_wo, phase_units(n, w->wo->n_stripes))->w[0] = w->wo;
     return INFER_OK;
 }
 
@@ -471,7 +503,8 @@ kern_cpu_ffn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
         .fn = phase_gate_up, .n_rows = c->batch->n_rows,
         .norm = w->ffn_norm, .w = { w->gate, w->up }, .dest = w->down
     }, (s->ffn + CPU_FFN_UNIT - 1) / CPU_FFN_UNIT);
-    phase_add(c, phase_down, w->down->n_stripes)->w[0] = w->down;
+    phase_add(c, phase_down, phase_units(c->batch->n_rows,
+                                         w->down->n_stripes))->w[0] = w->down;
     return INFER_OK;
 }
 

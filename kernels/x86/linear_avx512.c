@@ -17,7 +17,7 @@
 #include "x86/x86.h"
 
 #define TILE_ROWS  4
-#define AHEAD      16384     /* bytes that a first row tile runs ahead */
+#define AHEAD      16384     /* a first row tile fetches this far ahead to L2 */
 
 #define TILE_INLINE  static inline __attribute__((always_inline))
 
@@ -190,7 +190,7 @@ tile_quant(const kern_weight_t *wt, const uint8_t *w, const tile_rows_t *t,
         if (ahead) {
 #pragma GCC unroll 28
             for (off = 0; off < bytes; off += 64) {
-                _mm_prefetch(wb + AHEAD + off, _MM_HINT_T0);
+                _mm_prefetch(wb + AHEAD + off, _MM_HINT_T1);
             }
         }
 #pragma GCC unroll 4
