@@ -13,7 +13,10 @@ NGINX      ?= nginx
 NGINX_SRC  ?= /usr/share/nginx/src
 PORT       ?= 8080
 MODEL      ?=
-PREFIX     ?=
+# V=1 prints commands
+Q          := $(if $(V),,@)
+say         = @$(if $(V),:,printf '  %-6s %s\n' $1 $2)
+JOBS       := -j$(shell nproc)
 MODULESDIR ?= /usr/lib/nginx/modules
 
 DEMO_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -48,7 +51,7 @@ TOOLS      := $(patsubst engine/tool/%.c,$(BUILD)/%,$(wildcard engine/tool/*.c))
 BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
               $(wildcard kernels/bench/*.c))
 
-.PHONY: all engine module poison run stop test test-unit test-nginx \
+.PHONY: all engine module poison run stop test tests-built test-nginx \
         test-sanitizer test-all check bench quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -83,15 +86,17 @@ $(BUILD)/infer_build_id.h: engine/ipc/build_id.sh engine/infer.h \
 
 $(BUILD)/obj/%.o: %.c | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) $(call kern_flags,$<) \
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CFLAGS_ALL) $(call isa_flags,$<) $(call kern_flags,$<) \
 	    -MMD -MP -c -o $@ $<
 
 $(BUILD)/libinfer.a: $(LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(ENGINE): $(BUILD)/obj/engine/run/main.o $(BUILD)/libinfer.a
-	$(CC) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LIBS)
 
 # For tests: an engine that dies of three tokens 77 in a row.
 $(BUILD)/obj/poison/step.o: engine/run/step.c | $(BUILD)/infer_build_id.h
@@ -101,22 +106,27 @@ $(BUILD)/obj/poison/step.o: engine/run/step.c | $(BUILD)/infer_build_id.h
 $(BUILD)/poison/ngx_infer_engine: $(BUILD)/obj/engine/run/main.o \
     $(BUILD)/obj/poison/step.o $(BUILD)/libinfer.a
 	@mkdir -p $(@D)
-	$(CC) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LIBS)
 
 $(BUILD)/%: $(BUILD)/obj/engine/tool/%.o $(BUILD)/libinfer.a
-	$(CC) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LIBS)
 
 $(BUILD)/%: $(BUILD)/obj/kernels/bench/%.o $(BUILD)/libinfer.a
-	$(CC) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LIBS)
 
 # Unit tests check our own assertions too.
 $(BUILD)/engine/test/% $(BUILD)/kernels/test/%: DEFS += -DINFER_DEBUG
 $(BUILD)/engine/test/%: $(BUILD)/obj/engine/test/%.o $(BUILD)/libinfer.a
 	@mkdir -p $(@D)
-	$(CC) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LIBS)
 $(BUILD)/kernels/test/%: $(BUILD)/obj/kernels/test/%.o $(BUILD)/libinfer.a
 	@mkdir -p $(@D)
-	$(CC) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LIBS)
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
@@ -148,7 +158,8 @@ $(NGX_TREE)/objs/Makefile: config config.make $(BUILD)/module_src.list
 	@rm -rf $(NGX_TREE) && mkdir -p $(NGX_TREE)
 	cp -r $(NGINX_SRC)/. $(NGX_TREE)/
 	@chmod +x $(NGX_TREE)/configure
-	cd $(NGX_TREE) && . ./conf_flags 2>/dev/null; \
+	$(call say,NGINX,configure)
+	$(Q)cd $(NGX_TREE) && . ./conf_flags 2>/dev/null; \
 	    ./configure "$${NGX_CONF_FLAGS[@]:---with-compat}" \
 	    --with-threads --with-debug --with-cc-opt='$(NGX_CC_OPT)' \
 	    --with-ld-opt='-Wl,-z,relro -Wl,-z,now -fPIC $(LDSAN)' \
@@ -158,8 +169,10 @@ $(NGX_TREE)/objs/Makefile: config config.make $(BUILD)/module_src.list
 $(MODULE): $(NGX_TREE)/objs/Makefile $(MODULE_DEP) $(BUILD)/infer_build_id.h
 	@cmp -s $(BUILD)/infer_build_id.h $(NGX_TREE)/objs/infer_build_id.h || \
 	    cp $(BUILD)/infer_build_id.h $(NGX_TREE)/objs/
-	$(MAKE) -C $(NGX_TREE) -f objs/Makefile modules
-	cp $(NGX_TREE)/objs/ngx_http_infer_module.so $@
+	$(call say,NGINX,$@)
+	$(Q)$(MAKE) -C $(NGX_TREE) -f objs/Makefile modules \
+	    > $(NGX_TREE)/make.log 2>&1 || { tail -30 $(NGX_TREE)/make.log; exit 1; }
+	$(Q)cp $(NGX_TREE)/objs/ngx_http_infer_module.so $@
 
 install: all                           ## module and engine side by side (MODULESDIR=)
 	install -d $(DESTDIR)$(MODULESDIR)
@@ -183,7 +196,7 @@ $(BUILD)/slow.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 7 --type q4_0 --shape 12,512,8,4,1536 -o $@
 
 run: deps                              ## set up, build, start nginx, stream one answer (PORT= MODEL=)
-	@$(MAKE) --no-print-directory all tiny
+	@$(MAKE) --no-print-directory $(JOBS) all tiny
 	@PORT=$(PORT) MODEL='$(MODEL)' BUILD=$(BUILD) sh t/tool/run.sh
 
 stop:                                  ## stop what `make run` started
@@ -194,21 +207,24 @@ stop:                                  ## stop what `make run` started
 check: engine $(TESTS)                 ## build engine and kernels without nginx, run the unit tests
 	prove -e '' $(TESTS)
 
-test-unit: check
+tests-built: engine $(TESTS) $(FUZZERS)
 
-# The unit tests once more, instrumented.
+# The unit tests once more, instrumented, and the fuzz targets for a moment.
 test-sanitizer:
-	$(MAKE) --no-print-directory SANITIZER=address,undefined check
+	@$(MAKE) --no-print-directory $(JOBS) SANITIZER=address,undefined \
+	    tests-built
+	@$(MAKE) --no-print-directory SANITIZER=address,undefined check fuzz-short
 
 test-nginx: all tiny poison
 	BUILD=$(BUILD) prove -It/lib t/*.t
 
 test: deps                             ## everything that tests need, then all tests
-	@$(MAKE) --no-print-directory all tiny
+	@$(MAKE) --no-print-directory $(JOBS) all tiny
 	@sh t/tool/fetch_model.sh $(DEMO_MODEL)
+	@$(MAKE) --no-print-directory $(JOBS) $(TESTS)
 	@$(MAKE) --no-print-directory test-all
 
-test-all: check test-sanitizer fuzz-short test-nginx
+test-all: check test-sanitizer test-nginx
 
 fuzz-short: $(FUZZERS)
 	@for f in $(FUZZERS); do $$f -t 5 || exit 1; done
@@ -218,7 +234,8 @@ fuzz: $(FUZZERS)                       ## fuzz targets, FUZZ_SECONDS= each (600)
 
 $(BUILD)/fuzz_%: $(BUILD)/obj/engine/test/fuzz_%.o \
     $(BUILD)/obj/engine/test/mutate.o $(BUILD)/libinfer.a
-	$(CC) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -o $@ $^ $(LIBS)
 
 soak: all tiny poison                  ## kill, reload and cancel scenarios 20 times
 	@for i in $$(seq 20); do echo "round $$i"; \
