@@ -505,7 +505,7 @@ ngx_http_infer_prepared(ngx_http_infer_ctx_t *ctx)
 
     rc = ngx_http_infer_admit(ctx);
 
-    if (rc == NGX_OK) {
+    if (rc == NGX_DECLINED) {
         rc = ngx_http_infer_submit(ctx);
     }
 
@@ -518,7 +518,7 @@ ngx_http_infer_prepared(ngx_http_infer_ctx_t *ctx)
 }
 
 
-/* OK, or an answer has been given */
+/* DECLINED: it may go on, else an answer has been given */
 
 static ngx_int_t
 ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
@@ -545,7 +545,7 @@ ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
     ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
 
     if (ilcf->queue_length == 0 && ilcf->queue_tokens == 0) {
-        return NGX_OK;
+        return NGX_DECLINED;
     }
 
     infer_bus_load(bus, (uint32_t) ctx->model->index, &load);
@@ -568,7 +568,7 @@ ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
                                      "The queue is full.");
     }
 
-    return NGX_OK;
+    return NGX_DECLINED;
 }
 
 
