@@ -52,7 +52,7 @@ BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
               $(wildcard kernels/bench/*.c))
 
 .PHONY: all engine module poison run stop test tests-built test-nginx \
-        test-sanitizer test-all check bench quality fuzz soak install deps model tiny help clean
+        test-sanitizer test-nginx-sanitizer test-all tsan check bench quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -192,8 +192,9 @@ tiny: $(BUILD)/tiny.gguf $(BUILD)/slow.gguf  ## generate the test models
 $(BUILD)/tiny.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -o $@
 # large enough that a test can kill something in the middle of a stream
+SLOW_SHAPE := $(if $(SANITIZER),4,12),512,8,4,$(if $(SANITIZER),512,1536)
 $(BUILD)/slow.gguf: $(BUILD)/make_tiny
-	$(BUILD)/make_tiny -s 7 --type q4_0 --shape 12,512,8,4,1536 -o $@
+	$(BUILD)/make_tiny -s 7 --type q4_0 --shape $(SLOW_SHAPE) -o $@
 
 run: deps                              ## set up, build, start nginx, stream one answer (PORT= MODEL=)
 	@$(MAKE) --no-print-directory $(JOBS) all tiny
@@ -214,6 +215,17 @@ test-sanitizer:
 	@$(MAKE) --no-print-directory $(JOBS) SANITIZER=address,undefined \
 	    tests-built
 	@$(MAKE) --no-print-directory SANITIZER=address,undefined check fuzz-short
+
+# The module and the engine instrumented, under a stock nginx.
+ASAN_TESTS := t/020-http.t t/100-stream.t t/110-kill-engine.t t/113-cancel.t
+test-nginx-sanitizer:
+	$(MAKE) --no-print-directory SANITIZER=address,undefined all tiny
+	BUILD=build-address-undefined INFER_SHORT=1 \
+	    INFER_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+	    prove -It/lib $(ASAN_TESTS)
+
+tsan:                                  ## unit tests under ThreadSanitizer
+	$(MAKE) --no-print-directory SANITIZER=thread check
 
 test-nginx: all tiny poison
 	BUILD=$(BUILD) prove -It/lib t/*.t

@@ -70,7 +70,8 @@ is($n->{choices}[0]{text}, $a, 'choice 0 is the one of n = 1');
 isnt($n->{choices}[1]{text}, $a, 'choice 1 differs');
 
 # a ping keeps a queued stream open: the prompt takes a while
-my $p = Infer->new(model => 'slow', location => 'infer m; infer_ping 20ms;',
+my $p = Infer->new(model => 'slow', location => 'infer m; infer_ping 20ms;'
+                   . ' infer_timeout queue=300s first=300s;',
                    workers => 1)->start;
 my @busy = map { $p->stream('/v1/completions', { %ask, max_tokens => 400 }) }
            1 .. 8;
