@@ -559,6 +559,12 @@ ngx_http_infer_finalize(ngx_http_infer_ctx_t *ctx, ngx_int_t rc)
     ngx_http_infer_event_forget(ctx);
     ngx_http_infer_release_all(ctx);
 
+    if ((rc == NGX_ERROR || rc == NGX_HTTP_REQUEST_TIME_OUT)
+        && ctx->info.finish_reason.len == 0)
+    {
+        ngx_http_infer_gone(ctx);
+    }
+
     ngx_http_finalize_request(ctx->request, rc);
 }
 

@@ -51,6 +51,7 @@ static void ngx_http_infer_job_done(ngx_event_t *ev);
 static ngx_int_t ngx_http_infer_prepared(ngx_http_infer_ctx_t *ctx);
 static ngx_int_t ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx);
 static ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
+static int ngx_http_infer_stops(infer_api_request_t *req, infer_buf_t *stops);
 static int ngx_http_infer_fill(ngx_http_infer_ctx_t *ctx, ngx_uint_t i,
     infer_buf_t *stops);
 static void ngx_http_infer_cancel(void *data);
@@ -600,8 +601,6 @@ static ngx_int_t
 ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
 {
     int                       rc;
-    uint32_t                  k;
-    uint16_t                  len;
     ngx_uint_t                i, n;
     infer_bus_t              *bus;
     infer_buf_t               stops;
@@ -624,15 +623,7 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
         ngx_http_infer_random(&req->sampling.seed, sizeof(uint64_t));
     }
 
-    ngx_memzero(&stops, sizeof(infer_buf_t));
-
-    for (k = 0; k < req->n_stops; k++) {
-        len = (uint16_t) req->stop_lens[k];
-        infer_buf_put(&stops, (char *) &len, sizeof(len));
-        infer_buf_put(&stops, req->stops[k], len);
-    }
-
-    rc = infer_buf_rc(&stops);
+    rc = ngx_http_infer_stops(req, &stops);
 
     for (i = 0; i < n && rc == INFER_OK; i++) {
         rc = ngx_http_infer_fill(ctx, i, &stops);
@@ -683,6 +674,26 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
     ngx_http_infer_timer(ctx);
 
     return NGX_DONE;
+}
+
+
+/* The extent of stop strings: each with its length before it. */
+
+static int
+ngx_http_infer_stops(infer_api_request_t *req, infer_buf_t *stops)
+{
+    uint32_t  i;
+    uint16_t  len;
+
+    ngx_memzero(stops, sizeof(infer_buf_t));
+
+    for (i = 0; i < req->n_stops; i++) {
+        len = (uint16_t) req->stop_lens[i];
+        infer_buf_put(stops, (char *) &len, sizeof(len));
+        infer_buf_put(stops, req->stops[i], len);
+    }
+
+    return infer_buf_rc(stops);
 }
 
 
@@ -822,15 +833,23 @@ ngx_http_infer_cancel(void *data)
 
     if (!ctx->done) {
         ctx->done = 1;
-
-        ngx_log_debug1(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,
-                       "infer client gone after %ui tokens",
-                       ctx->info.completion_tokens);
-
-        (void) atomic_fetch_add(&ctx->bus->bus.stats->client_gone, 1);
-
-        ngx_str_set(&ctx->info.finish_reason, "cancelled");
+        ngx_http_infer_gone(ctx);
     }
+}
+
+
+/* The client left before its answer was complete. */
+
+void
+ngx_http_infer_gone(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,
+                   "infer client gone after %ui tokens",
+                   ctx->info.completion_tokens);
+
+    (void) atomic_fetch_add(&ctx->bus->bus.stats->client_gone, 1);
+
+    ngx_str_set(&ctx->info.finish_reason, "cancelled");
 }
 
 

@@ -106,6 +106,7 @@ void ngx_http_infer_body_handler(ngx_http_request_t *r);
 void ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice);
 void ngx_http_infer_release_all(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_gone(ngx_http_infer_ctx_t *ctx);
 ngx_uint_t ngx_http_infer_retry_after(ngx_http_infer_ctx_t *ctx);
 
 /* event.c */
