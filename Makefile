@@ -52,7 +52,8 @@ BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
               $(wildcard kernels/bench/*.c))
 
 .PHONY: all engine module poison run stop test tests-built test-nginx \
-        test-sanitizer test-nginx-sanitizer test-all tsan check bench quality fuzz soak install deps model tiny help clean
+        test-sanitizer test-nginx-sanitizer test-all tsan check bench \
+        quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -219,13 +220,13 @@ test-sanitizer:
 # The module and the engine instrumented, under a stock nginx.
 ASAN_TESTS := t/020-http.t t/100-stream.t t/110-kill-engine.t t/113-cancel.t
 test-nginx-sanitizer:
-	$(MAKE) --no-print-directory SANITIZER=address,undefined all tiny
+	@$(MAKE) --no-print-directory $(JOBS) SANITIZER=address,undefined all tiny
 	BUILD=build-address-undefined INFER_SHORT=1 \
 	    INFER_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
 	    prove -It/lib $(ASAN_TESTS)
 
 tsan:                                  ## unit tests under ThreadSanitizer
-	$(MAKE) --no-print-directory SANITIZER=thread check
+	@$(MAKE) --no-print-directory SANITIZER=thread check
 
 test-nginx: all tiny poison
 	BUILD=$(BUILD) prove -It/lib t/*.t
@@ -236,7 +237,7 @@ test: deps                             ## everything that tests need, then all t
 	@$(MAKE) --no-print-directory $(JOBS) $(TESTS)
 	@$(MAKE) --no-print-directory test-all
 
-test-all: check test-sanitizer test-nginx
+test-all: check test-sanitizer test-nginx test-nginx-sanitizer
 
 fuzz-short: $(FUZZERS)
 	@for f in $(FUZZERS); do $$f -t 5 || exit 1; done
