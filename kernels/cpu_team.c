@@ -25,7 +25,8 @@
 
 #include "cpu_team.h"
 
-#define TEAM_SPIN_NS    60000
+#define TEAM_BUSY_NS    20000    /* spin inside a list */
+#define TEAM_IDLE_NS    60000    /* spin after one, the next may be near */
 #define TEAM_SPIN_STEP  64       /* pauses between looks at the clock */
 
 /* A word that grows, with the number of those asleep on it. */
@@ -90,7 +91,7 @@ team_pause(void)
 
 /* Returns when the gate's word is no longer `old`. */
 static void
-team_gate_wait(team_gate_t *g, uint32_t old)
+team_gate_wait(team_gate_t *g, uint32_t old, uint32_t spin_ns)
 {
     uint64_t  end = 0;
     int       i;
@@ -104,7 +105,7 @@ team_gate_wait(team_gate_t *g, uint32_t old)
             team_pause();
         }
         if (end == 0) {
-            end = team_now_ns() + TEAM_SPIN_NS;
+            end = team_now_ns() + spin_ns;
         } else if (team_now_ns() >= end) {
             break;
         }
@@ -187,13 +188,14 @@ team_work(cpu_team_t *t, uint32_t stage, uint32_t item, uint32_t tid)
 static void
 team_turn(cpu_team_t *t, uint32_t stage, uint32_t tid)
 {
-    uint32_t  item;
+    uint32_t  item, spin = TEAM_IDLE_NS;
 
     item = stage - atomic_load_explicit(&t->base, memory_order_acquire);
     if (item < atomic_load_explicit(&t->n_items, memory_order_relaxed)) {
         team_work(t, stage, item, tid);
+        spin = TEAM_BUSY_NS;
     }
-    team_gate_wait(&t->stage, stage);
+    team_gate_wait(&t->stage, stage, spin);
 }
 
 static void *
