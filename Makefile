@@ -254,8 +254,8 @@ soak: all tiny poison                  ## kill, reload and cancel scenarios 20 t
 	@for i in $$(seq 20); do echo "round $$i"; \
 	    BUILD=$(BUILD) prove -It/lib t/1*.t || exit 1; done
 
-bench: engine $(BENCHES)               ## kernels, then against peers (LLAMA_SERVER=)
-	@BUILD=$(BUILD) sh kernels/bench/bench.sh
+bench: engine $(BENCHES) module        ## kernels, then against peers (LLAMA= DASLLAMA=)
+	@BUILD=$(BUILD) python3 kernels/bench/bench.py
 
 clean:
 	rm -rf build build-*
