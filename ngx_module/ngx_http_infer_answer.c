@@ -90,9 +90,10 @@ ngx_int_t
 ngx_http_infer_send_error(ngx_http_request_t *r, infer_api_error_t *e,
     ngx_uint_t retry)
 {
-    ngx_str_t    value;
-    ngx_uint_t   level;
-    infer_buf_t  buf;
+    ngx_str_t              value;
+    ngx_uint_t             level;
+    infer_buf_t            buf;
+    ngx_http_infer_ctx_t  *ctx;
 
     if (r->header_sent) {
         return NGX_ERROR;
@@ -112,8 +113,11 @@ ngx_http_infer_send_error(ngx_http_request_t *r, infer_api_error_t *e,
         level = NGX_LOG_WARN;
     }
 
+    ctx = ngx_http_get_module_ctx(r, ngx_http_infer_module);
+
     ngx_log_error(level, r->connection->log, 0,
-                  "infer answers %d: \"%s\"", e->status, e->message);
+                  "infer answers %d: \"%s\", id: \"%V\"",
+                  e->status, e->message, &ctx->info.request_id);
 
     if (r == r->main && r->request_body == NULL) {
 

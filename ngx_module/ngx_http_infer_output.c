@@ -497,7 +497,8 @@ ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
     }
 
     ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                  "infer stream ends with an error: %s", e->message);
+                  "infer stream ends with an error: %s, id: \"%V\"",
+                  e->message, &ctx->info.request_id);
 
     r->keepalive = 0;
     infer_buf_reset(&ctx->out);
