@@ -10,17 +10,29 @@ use warnings;
 use IO::Select;
 use IO::Socket::INET;
 use JSON::PP;
+use Socket qw(SOL_SOCKET SO_RCVBUF inet_aton pack_sockaddr_in);
 use Time::HiRes qw(time);
 
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 
 sub new {
     my ($class, %o) = @_;
-    my $sock = IO::Socket::INET->new(PeerAddr => '127.0.0.1',
-        PeerPort => $o{port}, Proto => 'tcp', Timeout => 5)
-        or die "connect to $o{port}: $!";
+    my $sock = $o{rcvbuf} ? small_socket(@o{qw(port rcvbuf)})
+             : IO::Socket::INET->new(PeerAddr => '127.0.0.1',
+                   PeerPort => $o{port}, Proto => 'tcp', Timeout => 5);
+    $sock or die "connect to $o{port}: $!";
     return bless { sock => $sock, in => '', timeout => $o{timeout} || 60 },
            $class;
+}
+
+# The size of a receive buffer counts only when it is set before connect().
+sub small_socket {
+    my ($port, $rcvbuf) = @_;
+    my $sock = IO::Socket::INET->new(Proto => 'tcp') or return;
+    setsockopt $sock, SOL_SOCKET, SO_RCVBUF, $rcvbuf or return;
+    return unless $sock->connect(pack_sockaddr_in($port,
+                                                  inet_aton('127.0.0.1')));
+    return $sock;
 }
 
 sub send_raw {
