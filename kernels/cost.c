@@ -36,6 +36,12 @@ kern_quantize_cost(uint32_t dim, uint32_t rows)
 }
 
 kern_cost_t
+kern_row_cost(uint32_t n, uint32_t words, uint32_t ops)
+{
+    return (kern_cost_t) { .bytes = 4.0 * words * n, .ops = (double) ops * n };
+}
+
+kern_cost_t
 kern_attend_cost(const kern_shape_t *s, uint32_t n_keys)
 {
     double  kd = (double) n_keys * s->head_dim;

@@ -20,6 +20,8 @@ kern_cost_t kern_linear_cost(uint32_t type, uint32_t n_out, uint32_t n_in,
     uint32_t rows);
 kern_cost_t kern_rmsnorm_cost(uint32_t dim, uint32_t rows);
 kern_cost_t kern_quantize_cost(uint32_t dim, uint32_t rows);
+/* n values, `words` f32 moved and ops done for each. */
+kern_cost_t kern_row_cost(uint32_t n, uint32_t words, uint32_t ops);
 /* One query row against n_keys positions, all heads of one layer. */
 kern_cost_t kern_attend_cost(const kern_shape_t *s, uint32_t n_keys);
 /* rows positions ending at n_keys - 1 of one sequence through the model,

@@ -10,10 +10,7 @@
  * only. Medians; other load on the machine shows up as a wide min .. max.
  */
 
-#include <time.h>
-
-#include "../test/kern_test.h"
-#include "cost.h"
+#include "bench.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -32,51 +29,6 @@ typedef struct {
     double             ms;
 } bench_t;
 
-
-static double
-now_us(void)
-{
-    struct timespec  ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double) ts.tv_sec * 1e6 + (double) ts.tv_nsec / 1e3;
-}
-
-static int
-by_value(const void *a, const void *b)
-{
-    double  x = *(const double *) a, y = *(const double *) b;
-
-    return x < y ? -1 : x > y;
-}
-
-/* Median of the times of fn, repeated for about ms. */
-static double
-median_us(double ms, void (*fn)(void *arg), void *arg, double *min,
-    double *max)
-{
-    static const int  cap = 4000;
-    double           *t = malloc((size_t) cap * sizeof(double)), end, m;
-    int               n = 0;
-
-    if (t == NULL) {
-        exit(1);
-    }
-    fn(arg);
-    end = now_us() + ms * 1000;
-    do {
-        t[n] = now_us();
-        fn(arg);
-        t[n] = now_us() - t[n];
-        n++;
-    } while (n < cap && (n < 3 || now_us() < end));
-    qsort(t, (size_t) n, sizeof(t[0]), by_value);
-    m = t[n / 2];
-    *min = t[0];
-    *max = t[n - 1];
-    free(t);
-    return m;
-}
 
 typedef struct {
     kern_ctx_t  *c;
@@ -164,13 +116,13 @@ measure_limits(bench_t *b)
         exit(1);
     }
     memset(l.buf, 1, l.bytes);
-    us = median_us(b->ms, limit_read, &l, &min, &max);
+    us = bench_us(b->ms, limit_read, &l, &min, &max);
     b->gbs = (double) l.bytes / us / 1e3;
     printf("read %zu MB           %8.0f us %7.1f GB/s\n", l.bytes >> 20, us,
            b->gbs);
 #if defined(__x86_64__)
     if (cpu_inner("avx512") != NULL) {
-        us = median_us(b->ms, limit_dot, &l, &min, &max);
+        us = bench_us(b->ms, limit_dot, &l, &min, &max);
         b->gops = 400000.0 * 12 * 128 * l.n / us / 1e3;
         printf("vpdpbusd             %8.0f us %7.1f GOP/s\n", us, b->gops);
     }
@@ -178,28 +130,11 @@ measure_limits(bench_t *b)
     free(l.buf);
 }
 
-static int
-zero_read(void *arg, void *buf, size_t len, uint64_t off)
-{
-    uint8_t   *p = buf;
-    uint64_t   x = off * 0x9e3779b97f4a7c15u + 1;
-    size_t     i;
-
-    (void) arg;
-    for (i = 0; i < len; i++) {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        p[i] = (uint8_t) x & 0x3b;     /* no f16 of it is huge or NaN */
-    }
-    return INFER_OK;
-}
-
 static kern_weight_t *
 pack(bench_t *b, uint32_t type, uint32_t n_out, uint32_t n_in)
 {
     kern_src_t      s = { .type = type, .n_out = n_out, .n_in = n_in,
-                          .read = zero_read };
+                          .read = bench_read };
     kern_weight_t  *w;
 
     if (b->ops->pack(b->c, &w, &s, NULL) != INFER_OK) {
@@ -285,7 +220,7 @@ bench_step(bench_t *b, uint32_t n_seqs, uint32_t rows, uint32_t pos)
     }
     st->batch = (kern_batch_t) { n_seqs * rows, st->token, n_seqs, st->seq,
                                  n_seqs, st->out };
-    us = median_us(b->ms, step_run, st, &min, &max);
+    us = bench_us(b->ms, step_run, st, &min, &max);
     c = kern_step_cost(&b->shape, b->layer_type, KERN_Q8_0, n_seqs * rows,
                        n_seqs, pos + rows);
     printf("%2u x %3u rows at %3u  %8.0f us %7.1f tok/s  %5.1f GB/s %4.0f%% "

@@ -1,0 +1,235 @@
+/*
+ * kern_entries.c: time of each entry of an inner table on one thread.
+ *
+ *   kern_entries [isa]        INFER_BENCH_MS=N time per row (default 60)
+ *
+ * Data lies in L2 mostly, so the limit that counts is arithmetic: GOP/s and
+ * GB/s are to be held against the int8 and f32 rates of one core.
+ */
+
+#include "bench.h"
+
+enum { DIM = 576, FFN = 1536, MAX_ROWS = 64, KEYS = 512 };
+
+typedef struct {
+    const cpu_inner_t    *in;
+    const kern_weight_t  *w;
+    cpu_acts_t            acts;
+    cpu_attn_t            attn;
+    uint32_t              rows;
+    float                *x, *y, *cs;
+    uint8_t              *kv;
+} entry_t;
+
+
+static void
+run_linear(void *arg)
+{
+    entry_t   *e = arg;
+    uint32_t   s;
+
+    for (s = 0; s < e->w->n_stripes; s++) {
+        e->in->linear(e->w, s, &e->acts, 0, e->rows, e->y + s * CPU_STRIPE,
+                      e->w->n_out, 0);
+    }
+}
+
+static void
+run_rmsnorm(void *arg)
+{
+    entry_t  *e = arg;
+
+    e->in->rmsnorm(e->y, e->x, e->x, 1e-5f, DIM);
+}
+
+static void
+run_quantize(void *arg)
+{
+    entry_t  *e = arg;
+
+    e->in->quantize(&e->acts, 0, 0, DIM / CPU_BLOCK, e->x);
+}
+
+static void
+run_silu_mul(void *arg)
+{
+    entry_t  *e = arg;
+
+    e->in->silu_mul(e->y, e->x, e->x, FFN);
+}
+
+static void
+run_rope(void *arg)
+{
+    entry_t  *e = arg;
+
+    e->in->rope(e->y, e->x, e->cs, 64, 64, 0.125f);
+}
+
+static void
+run_kv_store(void *arg)
+{
+    entry_t  *e = arg;
+
+    e->in->kv_store(e->kv, 7, e->x, e->x, 64, 64);
+}
+
+static void
+run_attend(void *arg)
+{
+    entry_t  *e = arg;
+
+    e->in->attend(&e->attn);
+}
+
+static void
+run_argmax(void *arg)
+{
+    entry_t  *e = arg;
+
+    (void) e->in->argmax(e->x, 49152);
+}
+
+static void
+run_exp_row(void *arg)
+{
+    entry_t  *e = arg;
+
+    e->in->exp_row(e->y, e->x, 1, 49152);
+}
+
+/* Many calls to one reading of the clock: some entries take 50 ns. */
+typedef struct {
+    void     (*fn)(void *arg);
+    entry_t   *e;
+    uint32_t   n;
+} many_t;
+
+static void
+run_many(void *arg)
+{
+    many_t    *m = arg;
+    uint32_t   i;
+
+    for (i = 0; i < m->n; i++) {
+        m->fn(m->e);
+    }
+}
+
+static void
+row(const char *name, void (*fn)(void *arg), entry_t *e, kern_cost_t c)
+{
+    const char  *env = getenv("INFER_BENCH_MS");
+    double       ms = env != NULL ? atof(env) : 60, us, min, max;
+    many_t       m = { fn, e, 1 };
+
+    us = bench_us(ms / 4, run_many, &m, &min, &max);
+    m.n = us < 100 ? (uint32_t) (100 / (us + 0.05)) + 1 : 1;
+    us = bench_us(ms, run_many, &m, &min, &max) / m.n;
+    printf("%-24s %10.2f us %8.1f GB/s %8.1f GOP/s\n", name, us,
+           c.bytes / us / 1e3, c.ops / us / 1e3);
+}
+
+static void
+linears(kern_ctx_t *c, entry_t *e)
+{
+    static const uint32_t  rows[] = { 1, 2, 4, 16, 64 };
+    kern_weight_t         *w;
+    uint32_t               i, r;
+    char                   name[64];
+
+    for (i = 0; i < TEST_N_TYPES; i++) {
+        kern_src_t  s = { .type = test_types[i], .n_out = FFN, .n_in = DIM,
+                          .read = bench_read };
+
+        if (kern_cpu_pack(c, &w, &s, NULL) != INFER_OK) {
+            exit(1);
+        }
+        e->w = w;
+        for (r = 0; r < sizeof(rows) / sizeof(rows[0]); r++) {
+            e->rows = rows[r];
+            snprintf(name, sizeof(name), "linear %s x %u",
+                     kern_type_name(s.type), e->rows);
+            row(name, run_linear, e, kern_linear_cost(s.type, FFN, DIM,
+                                                      e->rows));
+        }
+        kern_cpu_weight_free(c, w);
+    }
+}
+
+static void
+attention(entry_t *e, const kern_shape_t *s)
+{
+    static const uint32_t  pages[KEYS / 32] = {
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    };
+    uint32_t     i, n;
+    char         name[64];
+    kern_cost_t  c;
+
+    e->attn = (cpu_attn_t) { .head_dim = 64, .v_dim = 64, .kv = e->kv,
+                             .page_bytes = cpu_kv_head_bytes(64, 64),
+                             .pages = pages };
+    e->attn.work = test_alloc(cpu_attn_work(64) * sizeof(float));
+    for (i = 0; i < 12; i++) {
+        e->attn.q[i] = e->x + i * 64;
+        e->attn.out[i] = e->y + i * 64;
+        e->attn.n_keys[i] = KEYS;
+    }
+    for (n = 3; n <= 12; n *= 4) {
+        e->attn.nq = n;
+        snprintf(name, sizeof(name), "attend %u x %u keys", n, KEYS);
+        c = kern_attend_cost(s, KEYS);
+        c.ops *= n;
+        row(name, run_attend, e, c);
+    }
+    test_free(e->attn.work);
+}
+
+int
+main(int argc, char **argv)
+{
+    static const float  freq[32];
+    const char         *isa = argc > 1 ? argv[1] : "avx512";
+    kern_shape_t        s = {
+        .n_layers = 1, .dim = DIM, .n_heads = 1, .n_kv_heads = 1,
+        .head_dim = 64, .ffn = FFN, .vocab = 64, .rope_dim = 64,
+        .rope_inv_freq = freq, .rope_attn_scale = 1, .max_rows = 1,
+        .max_outs = 1, .max_seqs = 1, .context = KEYS, .n_threads = 1
+    };
+    entry_t             e = { .in = cpu_inner(isa) };
+    const kern_ops_t   *ops = kern_init("cpu", isa, NULL);
+    kern_ctx_t         *c;
+    size_t              n = (size_t) MAX_ROWS * DIM;
+    uint32_t            r;
+
+    if (e.in == NULL || ops->open(&c, ops, &s, NULL) != INFER_OK) {
+        fprintf(stderr, "%s: not on this machine\n", isa);
+        return 1;
+    }
+    e.x = test_floats(n > 49152 ? n : 49152, 2);
+    e.y = test_floats((size_t) MAX_ROWS * FFN, 2);
+    e.cs = test_floats(128, 1);
+    e.kv = calloc(KEYS / 32, cpu_kv_head_bytes(64, 64));
+    e.acts = (cpu_acts_t) {
+        .n_in = DIM, .q = test_alloc(n), .d = test_alloc(n / 8),
+        .nsum = test_alloc(n / 8), .dsum = test_alloc(n / 8),
+        .f = test_floats(n, 2)
+    };
+    for (r = 0; r < MAX_ROWS; r++) {
+        e.in->quantize(&e.acts, r, 0, DIM / 32, e.acts.f + r * DIM);
+    }
+
+    printf("%s, one thread\n", e.in->name);
+    linears(c, &e);
+    row("rmsnorm 576", run_rmsnorm, &e, kern_rmsnorm_cost(DIM, 1));
+    row("quantize 576", run_quantize, &e, kern_quantize_cost(DIM, 1));
+    row("silu_mul 1536", run_silu_mul, &e, kern_row_cost(FFN, 3, 20));
+    row("rope 64", run_rope, &e, kern_row_cost(64, 4, 4));
+    row("kv_store 64", run_kv_store, &e, kern_row_cost(64, 3, 4));
+    attention(&e, &s);
+    row("argmax 49152", run_argmax, &e, kern_row_cost(49152, 1, 1));
+    row("exp_row 49152", run_exp_row, &e, kern_row_cost(49152, 2, 18));
+    ops->close(c);
+    return 0;
+}
