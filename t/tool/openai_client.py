@@ -16,11 +16,11 @@ models = client.models.list()
 ok([m.id for m in models.data] == ["m"], "lists models")
 ok(models.data[0].owned_by and models.data[0].created, "with their fields")
 
-ask = [{"role": "user", "content": "What is the capital of France?"}]
+ask = [{"role": "user", "content": "What is 2 + 2?"}]
 chat = client.chat.completions.create(model="m", messages=ask, temperature=0,
                                       max_tokens=40)
 text = chat.choices[0].message.content
-ok("Paris" in text, "chats: " + repr(text))
+ok("4" in text, "chats: " + repr(text))
 ok(chat.choices[0].finish_reason in ("stop", "length"), "finish reason")
 ok(chat.usage.total_tokens == chat.usage.prompt_tokens
    + chat.usage.completion_tokens, "usage")
@@ -56,8 +56,8 @@ ok(len(old.choices[0].logprobs.tokens) == old.usage.completion_tokens,
    "completions with logprobs")
 
 stopped = client.chat.completions.create(model="m", messages=ask,
-                                         temperature=0, stop=["Paris"])
-ok("Paris" not in stopped.choices[0].message.content
+                                         temperature=0, stop=["4"])
+ok("4" not in stopped.choices[0].message.content
    and stopped.choices[0].finish_reason == "stop", "stop strings")
 
 for name, kwargs, error in (

@@ -71,11 +71,11 @@ until curl -fs "http://127.0.0.1:$PORT/health/ready" > /dev/null 2>&1; do
 done
 
 echo
-echo "> What is the capital of France?"
+echo "> Name three colors."
 curl -fsN "http://127.0.0.1:$PORT/v1/chat/completions" \
     -H 'Content-Type: application/json' -d '{"stream": true,
     "temperature": 0, "max_tokens": 64, "messages": [{"role": "user",
-    "content": "What is the capital of France?"}]}' \
+    "content": "Name three colors."}]}' \
     | python3 -uc '
 import json, sys
 done = False
