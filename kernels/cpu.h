@@ -100,6 +100,10 @@ typedef struct {
     void (*kv_store)(uint8_t *kv, uint32_t slot, const float *k,
         const float *v, uint32_t head_dim, uint32_t v_dim);
     void (*attend)(const cpu_attn_t *a);
+    /* The same in two steps, for few rows on many threads: every chunk into
+     * its part (parts follow each other), then all parts into out. */
+    void (*attend_part)(const cpu_attn_t *a, uint32_t chunk, float *part);
+    void (*attend_join)(const cpu_attn_t *a, float *part);
     int32_t (*argmax)(const float *x, size_t n);
     void (*exp_row)(float *y, const float *x, float sub, size_t n);
 } cpu_inner_t;
@@ -117,6 +121,13 @@ static inline size_t
 cpu_attn_work(uint32_t v_dim)
 {
     return (size_t) CPU_QMAX * (CPU_CHUNK + 2 * (size_t) v_dim + 4);
+}
+
+/* One chunk's outputs [CPU_QMAX, v_dim], then m and l of each query. */
+static inline size_t
+cpu_part_floats(uint32_t v_dim)
+{
+    return (size_t) CPU_QMAX * (v_dim + 2);
 }
 
 static inline uint32_t

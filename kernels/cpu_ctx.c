@@ -103,6 +103,9 @@ ctx_lay_out(kern_ctx_t *c)
     c->work = ctx_cut(c, &used,
                       s->n_threads * c->work_floats * sizeof(float));
     c->qtile = ctx_cut(c, &used, t * sizeof(c->qtile[0]));
+    c->parts = ctx_cut(c, &used, CPU_SPLIT * (size_t) s->n_threads
+                       * ((s->context + CPU_CHUNK - 1) / CPU_CHUNK)
+                       * cpu_part_floats(c->v_dim) * sizeof(float));
     c->row_seq = ctx_cut(c, &used, t * sizeof(c->row_seq[0]));
     c->logits = ctx_cut(c, &used,
                         (size_t) s->max_outs * s->vocab * sizeof(float));

@@ -15,6 +15,8 @@
 #define CPU_ROW_BLOCK 128    /* rows of one unit of the other linears */
 #define CPU_FFN_UNIT  (2 * CPU_STRIPE)   /* whole blocks of 32 columns */
 #define CPU_QTILE     12     /* query vectors of one attention call */
+#define CPU_SPLIT     2      /* attention is split below so many units a thread */
+#define CPU_SPLIT_MIN 3      /* and from so many chunks on */
 #define CPU_OWN_ROWS  4      /* up to here each thread norms all rows itself */
 
 typedef struct cpu_phase_s  cpu_phase_t;
@@ -87,6 +89,8 @@ struct kern_ctx_s {
     uint32_t            n_qtiles;
     uint32_t           *row_seq;       /* [T] */
     int                 whole_seqs;    /* no sequence has two tiles */
+    uint32_t            n_chunks;      /* of attention split; 0: not split */
+    float              *parts;         /* [CPU_SPLIT * n_threads, chunks] */
 
     cpu_phase_t        *phase;         /* [max_phases] */
     uint32_t           *units;         /* [max_phases] of each phase */

@@ -188,34 +188,28 @@ phase_rope(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
                     unit % c->shape.n_kv_heads, phase_work(c, tid));
 }
 
-/* One tile of rows and kv head. */
+/* One tile of rows and kv head: heads h0 .. h1 - 1 of it as one call. */
 static void
-phase_attend_unit(kern_ctx_t *c, uint32_t layer, const cpu_qtile_t *t,
-    uint32_t g, float *work)
+phase_attend_call(const kern_ctx_t *c, uint32_t layer, const cpu_qtile_t *t,
+    uint32_t g, uint32_t h0, uint32_t h1, cpu_attn_t *a)
 {
     const kern_shape_t  *sh = &c->shape;
     const kern_seq_t    *sq = &c->batch->seq[t->seq];
     uint32_t             r, h, dim = sh->head_dim;
-    uint32_t             group = sh->n_heads / sh->n_kv_heads;
-    cpu_attn_t           a = { .head_dim = dim, .v_dim = c->v_dim,
-                               .page_bytes = c->page_bytes,
-                               .pages = sq->pages, .work = work };
 
-    a.kv = c->kv + cpu_kv_head_bytes(dim, c->v_dim)
-                   * (layer * sh->n_kv_heads + g);
+    a->head_dim = dim;
+    a->v_dim = c->v_dim;
+    a->page_bytes = c->page_bytes;
+    a->pages = sq->pages;
+    a->kv = c->kv + cpu_kv_head_bytes(dim, c->v_dim)
+                    * (layer * sh->n_kv_heads + g);
+    a->nq = 0;
     for (r = t->row; r < t->row + t->n_rows; r++) {
-        for (h = g * group; h < (g + 1) * group; h++) {
-            a.q[a.nq] = c->qkv + (size_t) r * c->qkv_dim + h * dim;
-            a.out[a.nq] = c->att + ((size_t) r * sh->n_heads + h) * dim;
-            a.n_keys[a.nq] = sq->pos0 + r - sq->first_row + 1;
-            if (++a.nq == CPU_QTILE) {
-                c->in->attend(&a);
-                a.nq = 0;
-            }
+        for (h = h0; h < h1; h++) {
+            a->q[a->nq] = c->qkv + (size_t) r * c->qkv_dim + h * dim;
+            a->out[a->nq] = c->att + ((size_t) r * sh->n_heads + h) * dim;
+            a->n_keys[a->nq++] = sq->pos0 + r - sq->first_row + 1;
         }
-    }
-    if (a.nq != 0) {
-        c->in->attend(&a);
     }
 }
 
@@ -228,31 +222,84 @@ phase_attend_quantizes(const kern_ctx_t *c)
     return s->n_heads / s->n_kv_heads * s->head_dim % CPU_BLOCK == 0;
 }
 
-/* Unit: a tile of query rows and kv head. Where a tile is all that its
- * sequence has, its keys are stored here too. Outputs are quantized for
- * ph->dest. */
+/* Quantizes a unit's outputs for ph->dest where it can. */
 static void
-phase_attend(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
+phase_attend_done(kern_ctx_t *c, const cpu_phase_t *ph, const cpu_qtile_t *t,
+    uint32_t g)
 {
-    const cpu_qtile_t  *t = &c->qtile[unit / c->shape.n_kv_heads];
-    uint32_t            g = unit % c->shape.n_kv_heads, r, wide;
-    float              *work = phase_work(c, tid);
-    cpu_acts_t          a = c->acts;
+    cpu_acts_t  a = c->acts;
+    uint32_t    r, wide;
 
-    a.n_in = c->shape.n_heads * c->shape.head_dim;
-    wide = a.n_in / c->shape.n_kv_heads;
-
-    for (r = t->row; c->whole_seqs && r < t->row + t->n_rows; r++) {
-        phase_rope_unit(c, ph->layer, &c->batch->seq[t->seq], r, g, work);
-    }
-    phase_attend_unit(c, ph->layer, t, g, work);
     if (!phase_wants_q(c, ph->dest) || !phase_attend_quantizes(c)) {
         return;
     }
+    a.n_in = c->shape.n_heads * c->shape.head_dim;
+    wide = a.n_in / c->shape.n_kv_heads;
     for (r = t->row; r < t->row + t->n_rows; r++) {
         c->in->quantize(&a, r, g * wide / CPU_BLOCK, wide / CPU_BLOCK,
                         c->att + (size_t) r * a.n_in + g * wide);
     }
+}
+
+/* Unit: a tile of query rows and kv head. Where a tile is all that its
+ * sequence has, its keys are stored here too. */
+static void
+phase_attend(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
+{
+    const cpu_qtile_t  *t = &c->qtile[unit / c->shape.n_kv_heads];
+    uint32_t            g = unit % c->shape.n_kv_heads, r, h, n, end;
+    uint32_t            group = c->shape.n_heads / c->shape.n_kv_heads;
+    cpu_attn_t          a;
+
+    a.work = phase_work(c, tid);
+    for (r = t->row; c->whole_seqs && r < t->row + t->n_rows; r++) {
+        phase_rope_unit(c, ph->layer, &c->batch->seq[t->seq], r, g, a.work);
+    }
+    end = (g + 1) * group;
+    for (h = g * group; h < end; h += n) {
+        n = end - h < CPU_QTILE ? end - h : CPU_QTILE;
+        phase_attend_call(c, ph->layer, t, g, h, h + n, &a);
+        c->in->attend(&a);
+    }
+    phase_attend_done(c, ph, t, g);
+}
+
+/* The parts of a tile and kv head. */
+static float *
+phase_parts(const kern_ctx_t *c, uint32_t unit)
+{
+    return c->parts + unit * c->n_chunks * cpu_part_floats(c->v_dim);
+}
+
+/* Unit: a tile of query rows, kv head and chunk of keys. */
+static void
+phase_attend_part(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
+{
+    uint32_t    chunk = unit % c->n_chunks, u = unit / c->n_chunks;
+    uint32_t    g = u % c->shape.n_kv_heads;
+    uint32_t    group = c->shape.n_heads / c->shape.n_kv_heads;
+    cpu_attn_t  a;
+
+    a.work = phase_work(c, tid);
+    phase_attend_call(c, ph->layer, &c->qtile[u / c->shape.n_kv_heads], g,
+                      g * group, (g + 1) * group, &a);
+    c->in->attend_part(&a, chunk, phase_parts(c, u)
+                                  + chunk * cpu_part_floats(c->v_dim));
+}
+
+/* Unit: a tile of query rows and kv head. */
+static void
+phase_attend_join(kern_ctx_t *c, cpu_phase_t *ph, uint32_t unit, uint32_t tid)
+{
+    const cpu_qtile_t  *t = &c->qtile[unit / c->shape.n_kv_heads];
+    uint32_t            g = unit % c->shape.n_kv_heads;
+    uint32_t            group = c->shape.n_heads / c->shape.n_kv_heads;
+    cpu_attn_t          a;
+
+    a.work = phase_work(c, tid);
+    phase_attend_call(c, ph->layer, t, g, g * group, (g + 1) * group, &a);
+    c->in->attend_join(&a, phase_parts(c, unit));
+    phase_attend_done(c, ph, t, g);
 }
 
 /* Unit: a row. */
@@ -393,6 +440,28 @@ phase_fits(const kern_weight_t *w, uint32_t n_out, uint32_t n_in)
     return w != NULL && w->n_out == n_out && w->n_in == n_in;
 }
 
+/* Few long units would leave threads idle: then attention is split into
+ * chunks of keys, for two more waits a layer. Bits are the same. */
+static void
+phase_plan_split(kern_ctx_t *c, const kern_batch_t *b)
+{
+    const kern_shape_t  *sh = &c->shape;
+    uint32_t             s, n, chunks = 0;
+
+    c->n_chunks = 0;
+    for (s = 0; s < b->n_seqs; s++) {
+        n = (b->seq[s].pos0 + b->seq[s].n_rows + CPU_CHUNK - 1) / CPU_CHUNK;
+        chunks = n > chunks ? n : chunks;
+    }
+    if (sh->n_threads > 1 && chunks >= CPU_SPLIT_MIN
+        && c->n_qtiles * sh->n_kv_heads < CPU_SPLIT * sh->n_threads
+        && sh->n_heads / sh->n_kv_heads <= CPU_QTILE)
+    {
+        c->n_chunks = chunks;
+        c->whole_seqs = 0;
+    }
+}
+
 int
 kern_cpu_begin(kern_ctx_t *c, const kern_batch_t *b)
 {
@@ -438,6 +507,7 @@ kern_cpu_begin(kern_ctx_t *c, const kern_batch_t *b)
     for (s = 0; s < c->shape.n_threads; s++) {
         c->own_of[s].ph = NULL;
     }
+    phase_plan_split(c, b);
     c->batch = b;
     return INFER_OK;
 }
@@ -476,7 +546,12 @@ kern_cpu_attn(kern_ctx_t *c, uint32_t layer, const kern_layer_t *w)
     if (!c->whole_seqs) {
         phase_add(c, phase_rope, n * s->n_kv_heads)->layer = layer;
     }
-    ph = phase_add(c, phase_attend, c->n_qtiles * s->n_kv_heads);
+    if (c->n_chunks != 0) {
+        phase_add(c, phase_attend_part, c->n_qtiles * s->n_kv_heads
+                                        * c->n_chunks)->layer = layer;
+    }
+    ph = phase_add(c, c->n_chunks != 0 ? phase_attend_join : phase_attend,
+                   c->n_qtiles * s->n_kv_heads);
     ph->layer = layer;
     ph->dest = w->wo;
     if (phase_wants_q(c, w->wo) && !phase_attend_quantizes(c)) {

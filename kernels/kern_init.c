@@ -126,6 +126,8 @@ static const init_level_t  init_levels[] = {
                    .rope = kern_rope_avx512,
                    .kv_store = kern_kv_store_avx512,
                    .attend = kern_attend_avx512,
+                   .attend_part = kern_attend_part_avx512,
+                   .attend_join = kern_attend_join_avx512,
                    .argmax = kern_argmax_avx512,
                    .exp_row = kern_exp_row_avx512 }
     },
@@ -143,6 +145,8 @@ static const init_level_t  init_levels[] = {
                    .rope = kern_rope_avx2,
                    .kv_store = kern_kv_store_avx2,
                    .attend = kern_attend_avx2,
+                   .attend_part = kern_attend_part_avx2,
+                   .attend_join = kern_attend_join_avx2,
                    .argmax = kern_argmax_avx2,
                    .exp_row = kern_exp_row_avx2 }
     },
@@ -161,6 +165,8 @@ static const init_level_t  init_levels[] = {
                    .rope = kern_rope_ref,
                    .kv_store = kern_kv_store_ref,
                    .attend = kern_attend_ref,
+                   .attend_part = kern_attend_part_ref,
+                   .attend_join = kern_attend_join_ref,
                    .argmax = kern_argmax_ref,
                    .exp_row = kern_exp_row_ref }
     },
@@ -178,6 +184,8 @@ static const init_level_t  init_levels[] = {
                    .rope = kern_rope_ref,
                    .kv_store = kern_kv_store_ref,
                    .attend = kern_attend_ref,
+                   .attend_part = kern_attend_part_ref,
+                   .attend_join = kern_attend_join_ref,
                    .argmax = kern_argmax_ref,
                    .exp_row = kern_exp_row_ref }
     }

@@ -28,5 +28,7 @@ void kern_linear_q8_ref(const kern_weight_t *w, uint32_t stripe,
     int add);
 
 void kern_attend_ref(const cpu_attn_t *a);
+void kern_attend_part_ref(const cpu_attn_t *a, uint32_t chunk, float *part);
+void kern_attend_join_ref(const cpu_attn_t *a, float *part);
 
 #endif

@@ -71,35 +71,86 @@ ref_chunk(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
     }
 }
 
+/* The next chunk (o, m, l) into the running one. */
+static void
+ref_fold(const cpu_attn_t *a, float *run, float *rm, float *rl,
+    const float *o, float m, float l)
+{
+    float     nm = m > *rm ? m : *rm;
+    float     f = kern_exp(*rm - nm), g = kern_exp(m - nm);
+    uint32_t  d;
+
+    *rl = fmaf(*rl, f, l * g);
+    *rm = nm;
+    for (d = 0; d < a->head_dim; d++) {
+        run[d] = fmaf(run[d], f, o[d] * g);
+    }
+}
+
+static void
+ref_finish(const cpu_attn_t *a, uint32_t i, const float *run, float l)
+{
+    uint32_t  d;
+    float     f = 1.0f / l;
+
+    for (d = 0; d < a->head_dim; d++) {
+        a->out[i][d] = run[d] * f;
+    }
+}
+
+static uint32_t
+ref_keys(const cpu_attn_t *a, uint32_t i, uint32_t pos)
+{
+    uint32_t  n = a->n_keys[i] - pos;
+
+    return n < CPU_CHUNK ? n : CPU_CHUNK;
+}
+
 void
 kern_attend_ref(const cpu_attn_t *a)
 {
-    uint32_t  i, d, pos, n;
+    uint32_t  i, pos;
     float    *o = a->work, *run = a->work + a->v_dim;
-    float     m, l, rm, rl, nm, f, g;
+    float     m, l, rm, rl;
 
     for (i = 0; i < a->nq; i++) {
-        rm = rl = 0;
-        for (pos = 0; pos < a->n_keys[i]; pos += CPU_CHUNK) {
-            n = a->n_keys[i] - pos;
-            n = n < CPU_CHUNK ? n : CPU_CHUNK;
-            if (pos == 0) {
-                ref_chunk(a, a->q[i], pos, n, run, &rm, &rl);
-                continue;
-            }
-            ref_chunk(a, a->q[i], pos, n, o, &m, &l);
-            nm = m > rm ? m : rm;
-            f = kern_exp(rm - nm);
-            g = kern_exp(m - nm);
-            rl = fmaf(rl, f, l * g);
-            for (d = 0; d < a->head_dim; d++) {
-                run[d] = fmaf(run[d], f, o[d] * g);
-            }
-            rm = nm;
+        ref_chunk(a, a->q[i], 0, ref_keys(a, i, 0), run, &rm, &rl);
+        for (pos = CPU_CHUNK; pos < a->n_keys[i]; pos += CPU_CHUNK) {
+            ref_chunk(a, a->q[i], pos, ref_keys(a, i, pos), o, &m, &l);
+            ref_fold(a, run, &rm, &rl, o, m, l);
         }
-        f = 1.0f / rl;
-        for (d = 0; d < a->head_dim; d++) {
-            a->out[i][d] = run[d] * f;
+        ref_finish(a, i, run, rl);
+    }
+}
+
+void
+kern_attend_part_ref(const cpu_attn_t *a, uint32_t chunk, float *part)
+{
+    float     *ml = part + (size_t) CPU_QMAX * a->v_dim;
+    uint32_t   i, pos = chunk * CPU_CHUNK;
+
+    for (i = 0; i < a->nq; i++) {
+        if (pos < a->n_keys[i]) {
+            ref_chunk(a, a->q[i], pos, ref_keys(a, i, pos),
+                      part + (size_t) i * a->v_dim, &ml[2 * i],
+                      &ml[2 * i + 1]);
         }
+    }
+}
+
+void
+kern_attend_join_ref(const cpu_attn_t *a, float *part)
+{
+    size_t     step = cpu_part_floats(a->v_dim);
+    float     *ml = part + (size_t) CPU_QMAX * a->v_dim, *run;
+    uint32_t   i, c;
+
+    for (i = 0; i < a->nq; i++) {
+        run = part + (size_t) i * a->v_dim;
+        for (c = 1; c * CPU_CHUNK < a->n_keys[i]; c++) {
+            ref_fold(a, run, &ml[2 * i], &ml[2 * i + 1], run + c * step,
+                     ml[c * step + 2 * i], ml[c * step + 2 * i + 1]);
+        }
+        ref_finish(a, i, run, ml[2 * i + 1]);
     }
 }

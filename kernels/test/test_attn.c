@@ -67,6 +67,32 @@ run(attn_t *t, const cpu_inner_t *in, const uint32_t *n_keys, uint32_t nq)
     in->attend(&a);
 }
 
+/* The same through parts, chunks in descending order. */
+static void
+run_parts(attn_t *t, const cpu_inner_t *in, const uint32_t *n_keys,
+    uint32_t nq)
+{
+    cpu_attn_t  a = { .nq = nq, .head_dim = t->hd, .v_dim = t->vd,
+                      .kv = t->kv, .page_bytes = t->page_bytes,
+                      .pages = t->pages, .work = t->work };
+    size_t      step = cpu_part_floats(t->vd);
+    float      *parts = test_alloc(4 * step * sizeof(float));
+    uint32_t    i;
+
+    for (i = 0; i < nq; i++) {
+        a.q[i] = t->q + i * t->hd;
+        a.out[i] = t->out + i * t->hd;
+        a.n_keys[i] = n_keys[i];
+    }
+    for (i = 4; i-- > 0; ) {
+        in->attend_part(&a, i, parts + i * step);
+    }
+    in->attend_join(&a, parts);
+    if (!test_free(parts)) {
+        memset(t->out, 0xff, sizeof(float));
+    }
+}
+
 static double
 check_double(attn_t *t, const uint32_t *n_keys, uint32_t nq)
 {
@@ -107,7 +133,7 @@ check(uint32_t hd)
     size_t                 bytes = CPU_QMAX * hd * sizeof(float);
     float                 *keep = test_alloc(bytes);
     uint32_t               i, j, l, nq, n[CPU_QMAX];
-    int                    same[2] = { 1, 1 };
+    int                    same[2] = { 1, 1 }, parts = 1;
     double                 e, worst = 0;
 
     for (i = 0; i < sizeof(last) / sizeof(last[0]); i++) {
@@ -119,6 +145,9 @@ check(uint32_t hd)
             memset(t.out, 0, bytes);
             run(&t, cpu_inner("ref-q8"), n, nq);
             memcpy(keep, t.out, bytes);
+            memset(t.out, 0, bytes);
+            run_parts(&t, cpu_inner("ref-q8"), n, nq);
+            parts &= memcmp(keep, t.out, bytes) == 0;
             e = check_double(&t, n, nq);
             worst = e > worst ? e : worst;
             for (l = 0; l < TEST_N_FAST; l++) {
@@ -126,10 +155,14 @@ check(uint32_t hd)
                     memset(t.out, 0, bytes);
                     run(&t, cpu_inner(test_fast[l]), n, nq);
                     same[l] &= memcmp(keep, t.out, bytes) == 0;
+                    memset(t.out, 0, bytes);
+                    run_parts(&t, cpu_inner(test_fast[l]), n, nq);
+                    parts &= memcmp(keep, t.out, bytes) == 0;
                 }
             }
         }
     }
+    ok(parts, "head of %u: the same in parts", hd);
     ok(worst < 2e-5, "head of %u: near double (%.1e)", hd, worst);
     for (l = 0; l < TEST_N_FAST; l++) {
         if (cpu_inner(test_fast[l]) == NULL) {

@@ -13,7 +13,7 @@ static const kern_shape_t  shape = {
     .n_layers = MODEL_LAYERS, .dim = 96, .n_heads = 6, .n_kv_heads = 2,
     .head_dim = 32, .ffn = 160, .vocab = V, .rope_dim = 32,
     .rope_attn_scale = 1, .eps = 1e-5f, .max_rows = MAX_ROWS,
-    .max_outs = MAX_ROWS, .max_seqs = N_SEQ, .context = 192, .n_pages = 24
+    .max_outs = MAX_ROWS, .max_seqs = N_SEQ, .context = 320, .n_pages = 24
 };
 
 static int32_t   tokens[N_SEQ][LEN];
@@ -113,6 +113,51 @@ check_level(const test_model_t *m, const char *isa, float *base, int *have)
     free(x);
 }
 
+/* 300 tokens whole on one thread against steps of one token at the end,
+ * with attention split into chunks over four threads. */
+static void
+check_split(const test_model_t *m, const char *isa)
+{
+    enum { LONG = 300, TAIL = 4 };
+    int32_t       tok[LONG];
+    uint32_t      page[10], rows[TAIL], i;
+    float         x[TAIL * V];
+    kern_seq_t    seq = { 0, LONG, 0, page };
+    kern_batch_t  b = { LONG, tok, 1, &seq, TAIL, rows };
+    test_run_t    r = test_open(m, isa, 1);
+    int           good;
+
+    for (i = 0; i < LONG; i++) {
+        tok[i] = tokens[i % N_SEQ][i / N_SEQ];
+    }
+    for (i = 0; i < 10; i++) {
+        page[i] = 23 - 2 * i;
+    }
+    for (i = 0; i < TAIL; i++) {
+        rows[i] = LONG - TAIL + i;
+    }
+    good = test_step(&r, &b) == INFER_OK;
+    memcpy(x, r.ops->logits(r.c, 0), sizeof(x));
+    test_close(&r);
+
+    r = test_open(m, isa, 4);
+    seq.n_rows = b.n_rows = LONG - TAIL;
+    b.n_outs = 0;
+    good &= test_step(&r, &b) == INFER_OK;
+    for (i = 0; i < TAIL; i++) {
+        seq.n_rows = b.n_rows = b.n_outs = 1;
+        seq.pos0 = LONG - TAIL + i;
+        b.token = tok + seq.pos0;
+        rows[0] = 0;
+        good &= test_step(&r, &b) == INFER_OK;
+        good &= r.c->n_chunks == 3;
+        good &= memcmp(x + i * V, r.ops->logits(r.c, 0), V * sizeof(float))
+                == 0;
+    }
+    ok(good && sane(x, TAIL * V), "%s: attention split over threads", isa);
+    test_close(&r);
+}
+
 /* One sequence's embedding holds a NaN: the others keep their bits. */
 static void
 check_nan(test_model_t *m, const char *isa)
@@ -160,7 +205,7 @@ check_refused(const test_model_t *m)
     bad.n_rows = 5;
     ok(test_step(&r, &bad) == INFER_INVALID, "rows without a sequence");
     bad = b;
-    s[1].pos0 = 191;
+    s[1].pos0 = 319;
     ok(test_step(&r, &bad) == INFER_INVALID, "position beyond the context");
     s[1].pos0 = 0;
     s[1].first_row = 1;
@@ -209,6 +254,10 @@ main(void)
         check_level(&m, "avx2", base, &have);
         check_level(&m, "avx512", base, &have);
         if (i == 0) {
+            check_split(&m, "ref-q8");
+            if (cpu_inner("avx512") != NULL) {
+                check_split(&m, "avx512");
+            }
             check_nan(&m, "ref");
             check_nan(&m, cpu_inner("avx512") != NULL ? "avx512" : "ref-q8");
             check_refused(&m);

@@ -8,8 +8,11 @@
  * math     per block of 32: exact vpdpbusd sum (u8 weight x s8 activation,
  *          started from the zero point times minus the block sum), one fma
  *          with the product of the scales; minima in a chain of their own
+ * traffic  kern_linear_cost(); weights once per call, from L2
  * bound    memory up to about 4 rows, then vpdpbusd: 8 of 11 multiply-port
- *          instructions per block are useful
+ *          instructions per block are useful (73 %)
+ * measured Zen 4, one core, 1536 x 576, 64 rows: Q4_1 322, Q4_0 348, Q8_0
+ *          350 GOP/s of 465 (69 to 75 %); F32 113, BF16 98 of 118
  */
 
 #include <immintrin.h>

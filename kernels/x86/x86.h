@@ -23,6 +23,8 @@ void kern_rope_avx2(float *y, const float *x, const float *cs,
 void kern_kv_store_avx2(uint8_t *kv, uint32_t slot, const float *k,
     const float *v, uint32_t head_dim, uint32_t v_dim);
 void kern_attend_avx2(const cpu_attn_t *a);
+void kern_attend_part_avx2(const cpu_attn_t *a, uint32_t chunk, float *part);
+void kern_attend_join_avx2(const cpu_attn_t *a, float *part);
 int32_t kern_argmax_avx2(const float *x, size_t n);
 void kern_exp_row_avx2(float *y, const float *x, float sub, size_t n);
 
@@ -40,6 +42,8 @@ void kern_rope_avx512(float *y, const float *x, const float *cs,
 void kern_kv_store_avx512(uint8_t *kv, uint32_t slot, const float *k,
     const float *v, uint32_t head_dim, uint32_t v_dim);
 void kern_attend_avx512(const cpu_attn_t *a);
+void kern_attend_part_avx512(const cpu_attn_t *a, uint32_t chunk, float *part);
+void kern_attend_join_avx512(const cpu_attn_t *a, float *part);
 int32_t kern_argmax_avx512(const float *x, size_t n);
 void kern_exp_row_avx512(float *y, const float *x, float sub, size_t n);
 
