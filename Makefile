@@ -173,7 +173,8 @@ $(MODULE): $(NGX_TREE)/objs/Makefile $(MODULE_DEP) $(BUILD)/infer_build_id.h
 	$(call say,NGINX,$@)
 	$(Q)$(MAKE) -C $(NGX_TREE) -f objs/Makefile modules \
 	    > $(NGX_TREE)/make.log 2>&1 || { tail -30 $(NGX_TREE)/make.log; exit 1; }
-	$(Q)cp $(NGX_TREE)/objs/ngx_http_infer_module.so $@
+	@# a new inode: a running nginx may have the old one mapped
+	$(Q)install -m 755 $(NGX_TREE)/objs/ngx_http_infer_module.so $@
 
 install: all                           ## module and engine side by side (MODULESDIR=)
 	install -d $(DESTDIR)$(MODULESDIR)
