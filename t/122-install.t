@@ -88,14 +88,14 @@ SKIP: {
     run("cp -r $stock $dir/nginx && cd $dir/nginx && sh ./configure"
         . " --with-compat --with-threads --add-dynamic-module=$top",
         'configure of a stock tree');
-    run("cd $dir/nginx && make modules", 'make modules');
+    run("cd $dir/nginx && make -f objs/Makefile modules", 'make modules');
     ok(-s "$dir/nginx/objs/ngx_http_infer_module.so", 'a module');
 
     run("cp -r $stock $dir/static && cd $dir/static && sh ./configure"
         . " --prefix=$dir/static/run --with-threads --add-module=$top",
         'configure of a static build');
-    run("cd $dir/static && make && cp " . Infer::build_dir() . "/ngx_infer_engine objs/",
-        'make');
+    run("cd $dir/static && make -f objs/Makefile binary && cp "
+        . Infer::build_dir() . '/ngx_infer_engine objs/', 'make');
     my $s = Infer->new(model => 'tiny', workers => 1);
     ($conf = $s->conf_text) =~ s{load_module \S+;}{};
     $s->{conf} = $conf;
