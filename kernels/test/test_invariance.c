@@ -158,6 +158,57 @@ check_split(const test_model_t *m, const char *isa)
     test_close(&r);
 }
 
+/* Shapes off the beaten path: heads that are not whole blocks, more queries
+ * of a kv head than one call takes, widths of less than a stripe. */
+static void
+check_shapes(void)
+{
+    static const uint32_t  dims[][7] = {
+        /* dim, heads, kv heads, head, ffn, rope, type */
+        { 32, 4, 4, 24, 32, 24, KERN_Q4_1 },
+        { 64, 16, 1, 2, 96, 2, KERN_Q8_0 },
+        { 32, 26, 2, 16, 128, 8, KERN_Q4_0 },
+        { 96, 2, 1, 80, 64, 80, KERN_Q5_1 },
+        { 160, 1, 1, 128, 224, 64, KERN_BF16 }
+    };
+    size_t                 n = (size_t) LEN * V;
+    float                 *x = malloc(2 * n * sizeof(float)), *y = x + n;
+    uint32_t               i, l, k, types[8];
+    kern_shape_t           s = shape;
+    test_model_t           m;
+    test_run_t             r;
+    int                    good;
+
+    for (i = 0; i < sizeof(dims) / sizeof(dims[0]); i++) {
+        s.dim = dims[i][0];
+        s.n_heads = dims[i][1];
+        s.n_kv_heads = dims[i][2];
+        s.head_dim = dims[i][3];
+        s.ffn = dims[i][4];
+        s.rope_dim = dims[i][5];
+        for (k = 0; k < 8; k++) {
+            types[k] = dims[i][6];
+        }
+        m = test_model(s, types);
+        r = test_open(&m, "ref-q8", 1);
+        good = collect(&r, 1, 1, LEN, x) && sane(x, n);
+        test_close(&r);
+        ok(good, "shape %u: ref-q8 runs", i);
+        for (l = 0; l < TEST_N_FAST; l++) {
+            if (cpu_inner(test_fast[l]) == NULL) {
+                continue;
+            }
+            r = test_open(&m, test_fast[l], 3);
+            good = collect(&r, 1, N_SEQ, 5, y);
+            ok(good && memcmp(x, y, n * sizeof(float)) == 0,
+               "shape %u: %s, 3 threads, chunks of 5", i, test_fast[l]);
+            test_close(&r);
+        }
+        test_model_free(&m);
+    }
+    free(x);
+}
+
 /* One sequence's embedding holds a NaN: the others keep their bits. */
 static void
 check_nan(test_model_t *m, const char *isa)
@@ -264,6 +315,7 @@ main(void)
         }
         test_model_free(&m);
     }
+    check_shapes();
     free(base);
     return tap_done();
 }

@@ -90,6 +90,7 @@ check_parallel(void)
 int
 main(void)
 {
+    static const int  cpus[3] = { 0, 0, -1 };
     uint32_t     n, i, k, units[ITEMS];
     cpu_team_t  *t;
     infer_err_t  err;
@@ -113,6 +114,13 @@ main(void)
         }
         ok(good, "%u threads: every unit once, items in order", n);
         cpu_team_close(t);
+    }
+    if (cpu_team_open(&t, 3, ITEMS, cpus, &err) == INFER_OK) {
+        units[0] = UNITS;
+        ok(run(t, 3, units, 1), "pinned threads");
+        cpu_team_close(t);
+    } else {
+        ok(0, "%s", err.text);
     }
     check_parallel();
     return tap_done();
