@@ -22,6 +22,15 @@
 
 #include "ngx_http_infer_zone.h"
 
+#if (defined __GLIBC__)
+#include <malloc.h>
+#endif
+
+
+/* glibc's own threshold, from which an allocation is a mapping of its own */
+
+#define NGX_HTTP_INFER_MMAP  (128 * 1024)
+
 
 static ngx_int_t ngx_http_infer_plan_files(ngx_http_infer_plan_t *plan,
     ngx_sha1_t *sha1);
@@ -356,6 +365,10 @@ ngx_http_infer_zone_commit(ngx_cycle_t *cycle)
 /*
  * init_process of cache manager and loader too: those hold no lifeline, so
  * that only masters and workers keep an engine alive.
+ *
+ * The pool's threads parse bodies, each in an arena of its own. glibc raises
+ * its thresholds with the largest block that was freed; from then on every
+ * arena would keep as much as the largest body took. Setting one keeps all.
  */
 
 ngx_int_t
@@ -381,6 +394,9 @@ ngx_http_infer_zone_process(ngx_cycle_t *cycle)
         if (ngx_process == NGX_PROCESS_WORKER
             || ngx_process == NGX_PROCESS_SINGLE)
         {
+#ifdef M_MMAP_THRESHOLD
+            (void) mallopt(M_MMAP_THRESHOLD, NGX_HTTP_INFER_MMAP);
+#endif
             (void) ngx_http_infer_bus_enter(zones[i], cycle->log);
 
         } else {
