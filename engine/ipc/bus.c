@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -164,6 +165,13 @@ bus_fill(infer_bus_t *bus, const infer_bus_conf_t *conf, uint8_t *base,
     if (h->n_blocks == 0) {
         return infer_err(err, INFER_INVALID,
                          "zone of %zu bytes is too small", bus->bytes);
+    }
+
+    if (getrandom(h->hash_key, sizeof(h->hash_key), 0)
+        != (ssize_t) sizeof(h->hash_key))
+    {
+        return infer_err(err, INFER_UNSUPPORTED, "getrandom() failed: %s",
+                         strerror(errno));
     }
 
     h->threads = conf->threads;

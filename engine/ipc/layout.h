@@ -71,7 +71,8 @@ typedef struct {
     char              build_id[64];      /* M both sides must be of one build */
     char              isa[16];           /* M "auto", "ref", "avx2", ... */
     uint16_t          cpus[128];         /* M [n_cpus] pinned threads */
-    uint8_t           pad0[504];
+    uint8_t           hash_key[16];      /* M random: of scopes and pages */
+    uint8_t           pad0[488];
 
     /* engine -> workers */
     _Alignas(64)
@@ -148,6 +149,7 @@ typedef struct {
     _Atomic uint32_t  pages_peak;        /* E ever in use */
     _Atomic uint32_t  preemptions;       /* E */
     _Atomic uint64_t  queued_tokens;     /* E prompt tokens not yet prefilled */
+    _Atomic uint32_t  pages_cached;      /* E not used, content known */
 } infer_bus_model_t;
 
 
@@ -236,7 +238,9 @@ typedef struct {
     uint32_t          reserved1;
     infer_sampling_t  sampling;
     infer_extent_t    ext[INFER_N_EXTENTS];
-    uint8_t           reserved2[128];    /* scope, cache key, join, resume */
+    uint8_t           scope[16];         /* whose prefixes it may share: hash
+                                          * of the tenant under hash_key */
+    uint8_t           reserved2[112];    /* cache key, join, resume */
 
     /* E */
     _Alignas(64)
@@ -282,6 +286,9 @@ typedef struct {
     _Atomic uint64_t  output_tokens;
     _Atomic uint64_t  finished[8];       /* by INFER_FINISH_* */
     infer_hist_t      ttft, itl, e2e, queue;
+    _Atomic uint64_t  rows;              /* tokens run through a model */
+    _Atomic uint64_t  prefix_queries;    /* prompt tokens looked for in pages */
+    _Atomic uint64_t  prefix_hits;       /* and found */
     /* *: workers, fetch_add */
     _Alignas(64)
     _Atomic uint64_t  requests;          /* that reached the handler */

@@ -59,6 +59,7 @@ slot_clear(infer_slot_t *s)
     }
 
     memset((uint8_t *) s + from, 0, offsetof(infer_slot_t, ext) - from);
+    memset(s->scope, 0, sizeof(s->scope));
     memset(s->reserved2, 0, sizeof(s->reserved2));
     atomic_store(&s->cancel, 0);
     atomic_store(&s->n_records, 0);
