@@ -297,7 +297,8 @@ load_arrays(infer_engine_t *e, infer_engine_model_t *m, infer_err_t *err)
 
     if (m->plan.item == NULL || m->token == NULL || m->kseq == NULL
         || m->out_row == NULL || m->out == NULL || m->scratch == NULL
-        || infer_kv_init(&m->kv, m->n_pages) != INFER_OK
+        || infer_kv_init(&m->kv, m->n_pages, e->bus.hdr->hash_key)
+           != INFER_OK
         || infer_sched_init(&m->sched, &conf, &m->kv) != INFER_OK)
     {
         return infer_err(err, INFER_NOMEM, "no memory for the scheduler");

@@ -124,6 +124,34 @@ infer_sched_remove(infer_sched_t *s, infer_sched_seq_t *q)
     sched_drop_pages(s, q);
 }
 
+static uint32_t
+sched_pending(const infer_sched_seq_t *q)
+{
+    infer_assert(q->n_known > q->n_kv);
+
+    return q->n_known - q->n_kv;
+}
+
+/* Takes over the known pages that come next. The last token is always
+ * computed, since its logits are wanted. */
+static void
+sched_match(infer_sched_t *s, infer_sched_seq_t *q)
+{
+    uint32_t  n;
+
+    if (q->key.token == NULL || q->n_kv % KERN_PAGE_TOKENS != 0
+        || sched_pending(q) <= KERN_PAGE_TOKENS)
+    {
+        return;
+    }
+
+    n = infer_kv_match(s->kv, &q->table, &q->key, q->n_known - 1);
+    if (!q->has_output && q->preempted == 0) {
+        q->n_cached += n - q->n_kv;
+    }
+    q->n_kv = n;
+}
+
 static int
 sched_over(uint64_t deadline_us, uint64_t now_us)
 {
@@ -191,16 +219,21 @@ sched_promised(const infer_sched_t *s)
 static void
 sched_admit(infer_sched_t *s)
 {
+    uint32_t            n_cached;
     uint64_t            need;
     infer_sched_seq_t  *q;
 
     while (s->n_waiting > 0 && s->n_running < s->conf.max_seqs) {
         q = s->waiting[0];
+        n_cached = q->n_cached;
+        sched_match(s, q);
 
         if (s->n_running > 0) {
-            need = (uint64_t) infer_kv_pages(q->n_known + 1)
+            need = (uint64_t) infer_kv_pages(q->n_known + 1) - q->table.n
                    + sched_promised(s) + (s->n_running + 3) / 4;
-            if (need > s->kv->n_free) {
+            if (need > infer_kv_available(s->kv)) {
+                sched_drop_pages(s, q);
+                q->n_cached = n_cached;
                 return;
             }
         }
@@ -233,8 +266,8 @@ sched_take_pages(infer_sched_t *s, infer_sched_seq_t *q, uint32_t rows)
     infer_sched_seq_t  *youngest;
 
     for ( ;; ) {
-        room = ((uint64_t) q->table.n + s->kv->n_free) * KERN_PAGE_TOKENS
-               - q->n_kv;
+        room = ((uint64_t) q->table.n + infer_kv_available(s->kv))
+               * KERN_PAGE_TOKENS - q->n_kv;
 
         if (room > 0) {
             if (rows > room) {
@@ -294,14 +327,6 @@ sched_time_rows(const infer_sched_t *s, uint32_t n_decode)
     return rows < SCHED_LEAST_ROWS ? SCHED_LEAST_ROWS : (uint32_t) rows;
 }
 
-static uint32_t
-sched_pending(const infer_sched_seq_t *q)
-{
-    infer_assert(q->n_known > q->n_kv);
-
-    return q->n_known - q->n_kv;
-}
-
 /* Rows for prefill beside n_decode rows of decode. */
 static uint32_t
 sched_prefill_rows(const infer_sched_t *s, uint32_t n_decode)
@@ -329,6 +354,36 @@ sched_put(infer_plan_t *plan, infer_sched_seq_t *q, uint32_t rows)
     plan->n_rows += rows;
 }
 
+/* 1: the next page of q is computed in this step by another one. */
+static int
+sched_is_coming(const infer_plan_t *plan, const infer_sched_seq_t *q)
+{
+    uint32_t                  i, end = q->n_kv + KERN_PAGE_TOKENS;
+    const infer_plan_item_t  *item;
+    const infer_kv_key_t     *key;
+
+    if (q->key.token == NULL || q->n_kv % KERN_PAGE_TOKENS != 0
+        || q->n_known <= end)
+    {
+        return 0;
+    }
+
+    for (i = 0; i < plan->n_items; i++) {
+        item = &plan->item[i];
+        key = &item->seq->key;
+
+        if (key->token != NULL && item->pos0 + item->n_rows >= end
+            && memcmp(key->scope, q->key.scope, sizeof(key->scope)) == 0
+            && memcmp(key->token, q->key.token,
+                      end * sizeof(key->token[0])) == 0)
+        {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
 /* only: the one sequence of a step for a poisoned one, or NULL for a step of
  * all that are not. */
 static void
@@ -347,6 +402,11 @@ sched_fill(infer_sched_t *s, infer_plan_t *plan, const infer_sched_seq_t *only)
     for (i = 0; i < s->n_running; i++) {
         q = s->running[i];
         if (only != NULL ? q != only : q->alone) {
+            continue;
+        }
+
+        sched_match(s, q);
+        if (sched_is_coming(plan, q)) {
             continue;
         }
 
@@ -404,10 +464,13 @@ void
 infer_sched_ran(infer_sched_t *s, const infer_plan_t *plan, uint64_t step_us)
 {
     double    x = plan->n_rows, y = (double) step_us;
-    uint32_t  i;
+    uint32_t            i;
+    infer_sched_seq_t  *q;
 
     for (i = 0; i < plan->n_items; i++) {
-        plan->item[i].seq->n_kv += plan->item[i].n_rows;
+        q = plan->item[i].seq;
+        q->n_kv += plan->item[i].n_rows;
+        infer_kv_commit(s->kv, &q->table, &q->key, q->n_kv);
     }
 
     /* steps of decode alone wait for the weights, not for the rows */

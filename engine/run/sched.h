@@ -14,6 +14,11 @@
  * and waits again, in front of those that have not started. A *poisoned*
  * sequence (two engines died with it) runs in steps of its own, every other
  * step.
+ *
+ * Full pages that are known (kv.h) are not computed again, whoever computed
+ * them: at the start, after a preemption, and when another sequence was
+ * quicker. One whose next page is in the batch already, in another's rows,
+ * sits the step out.
  */
 
 #ifndef INFER_RUN_SCHED_H
@@ -37,6 +42,10 @@ typedef struct {
     uint32_t          n_known;             /* caller adds output tokens */
     uint32_t          n_kv;
     infer_kv_table_t  table;
+    infer_kv_key_t    key;                 /* its tokens, whose pages it may
+                                            * share */
+    uint32_t          n_cached;            /* prompt tokens that were found
+                                            * in pages; counted here */
     uint32_t          preempted;           /* times; counted here */
     uint8_t           state;
     uint8_t           started;             /* was in a batch, ever */

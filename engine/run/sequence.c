@@ -78,6 +78,7 @@ seq_copy_request(infer_seq_t *q, seq_request_t *r, const infer_slot_t *s)
     q->sched.first_deadline_us = s->first_deadline_us;
     q->sched.total_deadline_us = s->total_deadline_us;
     q->sched.started = atomic_load(&s->start_us) != 0;
+    memcpy(q->sched.key.scope, s->scope, sizeof(q->sched.key.scope));
 }
 
 static int
@@ -142,6 +143,7 @@ seq_new_tokens(infer_seq_t *q, const infer_bus_t *bus, uint32_t vocab,
     }
 
     q->sched.n_known = q->n_prompt;
+    q->sched.key.token = q->token;
 
     return INFER_OK;
 }

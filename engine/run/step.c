@@ -150,8 +150,11 @@ step_measure(infer_engine_t *e, infer_seq_t *q)
 
     if (atomic_load(&s->first_us) == 0) {
         atomic_store(&s->first_us, e->now_us);
+        atomic_store(&s->cached_tokens, q->sched.n_cached);
         infer_hist_add(&st->ttft, e->now_us - q->submit_us);
         atomic_fetch_add(&st->prompt_tokens, q->n_prompt);
+        atomic_fetch_add(&st->prefix_queries, q->n_prompt);
+        atomic_fetch_add(&st->prefix_hits, q->sched.n_cached);
 
     } else if (q->last_us != 0) {
         infer_hist_add(&st->itl, e->now_us - q->last_us);
@@ -231,7 +234,8 @@ step_metrics(infer_engine_t *e, infer_engine_model_t *m)
 
     atomic_store(&bm->running, m->sched.n_running);
     atomic_store(&bm->waiting, m->sched.n_waiting);
-    atomic_store(&bm->pages_used, m->kv.n_pages - m->kv.n_free);
+    atomic_store(&bm->pages_used, infer_kv_used(&m->kv));
+    atomic_store(&bm->pages_cached, m->kv.n_cached);
     atomic_store(&bm->pages_peak, m->kv.peak);
     atomic_store(&bm->preemptions, m->sched.preemptions);
     atomic_store(&bm->queued_tokens, infer_sched_queued_tokens(&m->sched));
@@ -270,6 +274,7 @@ infer_engine_step(infer_engine_t *e, infer_engine_model_t *m)
     step_sample(m, n_outs);
 
     e->now_us = infer_now_us();
+    atomic_fetch_add(&e->bus.stats->rows, m->plan.n_rows);
     infer_sched_ran(&m->sched, &m->plan, e->now_us - start_us);
     step_leave(e, m);
     step_metrics(e, m);

@@ -25,6 +25,9 @@
 #include "text/stream.h"
 #include "tool/tiny_gguf.h"
 
+/* not every test uses all of it */
+#pragma GCC diagnostic ignored "-Wunused-function"
+
 #define SITE_SLOTS    32
 #define SITE_OUT      2048
 

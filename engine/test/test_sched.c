@@ -1,6 +1,7 @@
 /*
  * test_sched.c: the scheduler's policy with a fake clock, made-up pages and
- * no kernels: order, chunks, time, preemption, deadlines, poisoned ones.
+ * no kernels: order, chunks, time, known prefixes, preemption, deadlines,
+ * poisoned ones.
  */
 
 #include <string.h>
@@ -28,7 +29,7 @@ world_open(world_t *w, uint32_t max_seqs, uint32_t batch, uint32_t n_pages)
 
     memset(w, 0, sizeof(*w));
     w->plan.item = w->item;
-    if (infer_kv_init(&w->kv, n_pages) != INFER_OK
+    if (infer_kv_init(&w->kv, n_pages, NULL) != INFER_OK
         || infer_sched_init(&w->s, &conf, &w->kv) != INFER_OK)
     {
         printf("Bail out! no memory\n");
@@ -46,7 +47,7 @@ world_close(world_t *w)
         infer_kv_table_done(&w->seq[i].table);
     }
 
-    ok(w->kv.n_free == w->kv.n_pages, "all pages came back");
+    ok(infer_kv_used(&w->kv) == 0, "all pages came back");
     infer_sched_done(&w->s);
     infer_kv_done(&w->kv);
 }
@@ -253,6 +254,109 @@ test_one_alone_fits(void)
     world_close(&w);
 }
 
+/* Token i of everybody. */
+static void
+give_tokens(infer_sched_seq_t *q, int32_t *id, uint32_t n)
+{
+    uint32_t  i;
+
+    for (i = 0; i < n; i++) {
+        id[i] = (int32_t) i;
+    }
+    q->key.token = id;
+}
+
+/* Until q has a token. */
+static void
+first_token(world_t *w, const infer_sched_seq_t *q)
+{
+    uint32_t  i;
+
+    for (i = 0; i < 100 && !q->has_output; i++) {
+        step(w, 1);
+    }
+}
+
+static void
+test_prefix(void)
+{
+    int32_t             id[4096], other[4096];
+    world_t             w;
+    infer_sched_seq_t  *a, *b, *c, *d;
+
+    world_open(&w, 4, 512, 100);
+    a = add(&w, 200);
+    give_tokens(a, id, 4096);
+    first_token(&w, a);
+    ok(a->n_kv == 200 && a->n_cached == 0, "all of a prompt is computed");
+    infer_sched_remove(&w.s, a);
+    ok(w.kv.n_cached == 6 && infer_kv_used(&w.kv) == 0,
+       "its full pages stay");
+
+    b = add(&w, 300);
+    give_tokens(b, id, 4096);
+    step(&w, 1);
+    ok(planned(&w, b)->pos0 == 192 && planned(&w, b)->n_rows == 108
+       && planned(&w, b)->sample && b->n_cached == 192,
+       "the next turn computes what is new");
+
+    c = add(&w, 192);
+    give_tokens(c, id, 4096);
+    step(&w, 1);
+    ok(planned(&w, c)->pos0 == 160 && planned(&w, c)->n_rows == 32
+       && c->n_cached == 160, "and the last token always, with its page");
+
+    give_tokens(c, other, 4096);
+    infer_sched_remove(&w.s, c);
+    infer_sched_remove(&w.s, b);
+    c = add(&w, 600);
+    give_tokens(c, other, 4096);
+    c->key.scope[0] = 1;
+    d = add(&w, 600);
+    give_tokens(d, other, 4096);
+    d->key.scope[0] = 1;
+    step(&w, 1);
+    ok(planned(&w, c)->n_rows == 512 && c->n_cached == 0
+       && planned(&w, d) == NULL, "of two with one prompt the second waits");
+    first_token(&w, d);
+    ok(planned(&w, d) != NULL && planned(&w, d)->sample
+       && planned(&w, d)->n_rows == 600 - 576 && d->n_cached == 576,
+       "until the first has computed what both need (%u)", d->n_cached);
+    world_close(&w);
+}
+
+/* A preempted one finds its own pages again, as far as they are left. */
+static void
+test_preempt_prefix(void)
+{
+    int32_t             id[4096], other[4096];
+    uint32_t            i, at = 0, again = 0;
+    world_t             w;
+    infer_sched_seq_t  *a, *b;
+
+    world_open(&w, 4, 256, 8);
+    a = add(&w, 100);
+    b = add(&w, 90);
+    give_tokens(a, id, 4096);
+    give_tokens(b, other, 4096);
+    b->key.scope[0] = 1;
+
+    for (i = 0; i < 100 && w.s.preemptions == 0; i++) {
+        step(&w, 1);
+    }
+    ok(w.s.preemptions == 1 && b->state == INFER_SEQ_WAITING && b->n_kv == 0,
+       "the younger one goes");
+    ok(w.kv.n_cached > 0, "and leaves its pages");
+    at = b->n_known;
+    infer_sched_remove(&w.s, a);
+    step(&w, 1);
+    again = planned(&w, b) != NULL ? planned(&w, b)->pos0 : 0;
+    ok(again >= 64 && again % 32 == 0 && b->n_kv == at && b->n_cached == 0,
+       "it goes on with %u of %u tokens in pages, which are no cached "
+       "prompt", again, at);
+    world_close(&w);
+}
+
 /* Everyone gets to the end, whatever the sizes. */
 static void
 test_progress(void)
@@ -383,6 +487,8 @@ main(void)
     test_decode_first();
     test_time();
     test_preempt();
+    test_prefix();
+    test_preempt_prefix();
     test_one_alone_fits();
     test_progress();
     test_deadlines();
