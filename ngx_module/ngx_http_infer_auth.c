@@ -7,6 +7,7 @@
 
 
 #include "ngx_http_infer_request.h"
+#include "ipc/hash.h"
 
 
 #define NGX_HTTP_INFER_KEYS_FILE_MAX  (1024 * 1024)
@@ -283,6 +284,70 @@ ngx_http_infer_auth(ngx_http_request_t *r, ngx_http_infer_keys_t *keys,
     }
 
     *name = key[found].name;
+
+    return NGX_OK;
+}
+
+
+/*
+ * Whose prompts a request may share pages with, hashed with the bus's key:
+ * the value of infer_prefix_scope; else the name of the api key, or, where it
+ * has none, the credentials that the client sent. A mark keeps the three
+ * apart. Sharing shows in the time to the first token, so tenants must not.
+ */
+
+ngx_int_t
+ngx_http_infer_prefix_scope(ngx_http_infer_ctx_t *ctx)
+{
+    size_t                      len;
+    u_char                     *p, *text;
+    ngx_str_t                   name, key;
+    ngx_table_elt_t            *h;
+    ngx_http_request_t         *r;
+    ngx_http_infer_loc_conf_t  *ilcf;
+
+    r = ctx->request;
+    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
+
+    ngx_str_null(&name);
+    ngx_str_null(&key);
+
+    if (ilcf->prefix_scope) {
+
+        if (ngx_http_complex_value(r, ilcf->prefix_scope, &name) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+    } else if (ctx->info.key.len) {
+        name = ctx->info.key;
+
+    } else {
+
+        if (r->headers_in.authorization) {
+            name = r->headers_in.authorization->value;
+        }
+
+        h = ngx_http_infer_header_in(r, "x-api-key", 9);
+
+        if (h) {
+            key = h->value;
+        }
+    }
+
+    len = 1 + sizeof(size_t) + name.len + key.len;
+
+    text = ngx_pnalloc(r->pool, len);
+    if (text == NULL) {
+        return NGX_ERROR;
+    }
+
+    p = text;
+    *p++ = ilcf->prefix_scope ? 'v' : ctx->info.key.len ? 'k' : 'h';
+    p = ngx_cpymem(p, &name.len, sizeof(size_t));
+    p = ngx_cpymem(p, name.data, name.len);
+    ngx_memcpy(p, key.data, key.len);
+
+    infer_hash(ctx->bus->bus.hdr->hash_key, text, len, ctx->scope);
 
     return NGX_OK;
 }

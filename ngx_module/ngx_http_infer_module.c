@@ -138,6 +138,13 @@ static ngx_command_t  ngx_http_infer_commands[] = {
       0,
       NULL },
 
+    { ngx_string("infer_prefix_scope"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_set_complex_value_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, prefix_scope),
+      NULL },
+
     { ngx_string("infer_cors"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
       ngx_http_infer_cors,
@@ -395,6 +402,7 @@ ngx_http_infer_create_loc_conf(ngx_conf_t *cf)
      *     conf->sampling_set = 0;
      *     conf->sampling = { 0 };
      *     conf->system = NULL;
+     *     conf->prefix_scope = NULL;
      *     conf->place = { 0 };
      */
 
@@ -447,6 +455,11 @@ ngx_http_infer_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     }
 
     ngx_conf_merge_ptr_value(conf->keys, prev->keys, NULL);
+
+    if (conf->prefix_scope == NULL) {
+        conf->prefix_scope = prev->prefix_scope;
+    }
+
     ngx_conf_merge_ptr_value(conf->cors, prev->cors, NULL);
     ngx_conf_merge_msec_value(conf->ping, prev->ping, 15000);
 

@@ -193,6 +193,7 @@ typedef struct {
     ngx_uint_t                  max_n;
     ngx_http_complex_value_t   *system;         /* NULL: none */
     ngx_http_infer_keys_t      *keys;           /* NULL: no key needed */
+    ngx_http_complex_value_t   *prefix_scope;   /* NULL: by credentials */
     ngx_array_t                *cors;           /* ngx_str_t origins or NULL;
                                                  * "*" is any */
     ngx_msec_t                  ping;           /* 0: off */

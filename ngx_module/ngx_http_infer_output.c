@@ -409,7 +409,11 @@ ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
 
     slot = &ctx->bus->bus.slot[choice->ref.slot];
 
-    ctx->cached_tokens += atomic_load(&slot->cached_tokens);
+    /* a prompt counts once, however many choices it has */
+
+    if ((ngx_uint_t) (choice - ctx->choices) % ctx->req->n == 0) {
+        ctx->cached_tokens += atomic_load(&slot->cached_tokens);
+    }
 
     ctx->info.finish_reason.data = (u_char *) infer_api_finish_name(finish);
     ctx->info.finish_reason.len = ngx_strlen(ctx->info.finish_reason.data);

@@ -619,6 +619,10 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
+    if (ngx_http_infer_prefix_scope(ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
     if (!req->seed_set) {
         ngx_http_infer_random(&req->sampling.seed, sizeof(uint64_t));
     }
@@ -740,6 +744,7 @@ ngx_http_infer_fill(ngx_http_infer_ctx_t *ctx, ngx_uint_t i,
     slot->n_bias = req->n_bias;
     slot->sampling = req->sampling;
     slot->sampling.max_tokens = prompt->max_tokens;
+    ngx_memcpy(slot->scope, ctx->scope, sizeof(slot->scope));
 
     rc = infer_slot_put(bus, ref, INFER_EXT_PROMPT, prompt->ids,
                         (size_t) prompt->n_ids * sizeof(int32_t));

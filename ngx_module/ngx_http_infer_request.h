@@ -76,6 +76,7 @@ struct ngx_http_infer_ctx_s {
     ngx_http_infer_choice_t    *choices;
     ngx_uint_t                  nchoices;
     uint64_t                    cached_tokens;
+    u_char                      scope[16];      /* of shared prefixes */
 
     uint64_t                    queue_deadline_us;      /* 0: none */
     uint64_t                    first_deadline_us;
@@ -157,6 +158,7 @@ ngx_int_t ngx_http_infer_metrics(ngx_http_request_t *r);
 
 ngx_int_t ngx_http_infer_auth(ngx_http_request_t *r,
     ngx_http_infer_keys_t *keys, ngx_str_t *name);
+ngx_int_t ngx_http_infer_prefix_scope(ngx_http_infer_ctx_t *ctx);
 ngx_int_t ngx_http_infer_cors_answer(ngx_http_request_t *r,
     ngx_http_infer_loc_conf_t *ilcf);
 ngx_int_t ngx_http_infer_cors_preflight(ngx_http_request_t *r,

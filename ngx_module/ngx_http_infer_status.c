@@ -20,6 +20,7 @@ typedef enum {
     NGX_HTTP_INFER_METRIC_WAITING_TOKENS,
     NGX_HTTP_INFER_METRIC_KV_USAGE,
     NGX_HTTP_INFER_METRIC_KV_PAGES,
+    NGX_HTTP_INFER_METRIC_KV_CACHED,
     NGX_HTTP_INFER_METRIC_KV_PEAK,
     NGX_HTTP_INFER_METRIC_PREEMPTIONS,
     NGX_HTTP_INFER_METRIC_LOADED,
@@ -99,6 +100,10 @@ static ngx_http_infer_metric_t  ngx_http_infer_model_metrics[] = {
     { "ngx_infer_kv_pages_used", "gauge",
       "KV pages in use.", NGX_HTTP_INFER_METRIC_KV_PAGES },
 
+    { "ngx_infer_kv_pages_cached", "gauge",
+      "KV pages kept for prompts to come.",
+      NGX_HTTP_INFER_METRIC_KV_CACHED },
+
     { "ngx_infer_kv_pages_peak", "gauge",
       "KV pages ever in use.", NGX_HTTP_INFER_METRIC_KV_PEAK },
 
@@ -162,6 +167,25 @@ static ngx_http_infer_metric_t  ngx_http_infer_counters[] = {
 
     { "vllm:prompt_tokens_total", "counter",
       "Prompt tokens taken in.", offsetof(infer_bus_stats_t, prompt_tokens) },
+
+    { "ngx_infer_prefix_queries_total", "counter",
+      "Prompt tokens looked for in kept pages.",
+      offsetof(infer_bus_stats_t, prefix_queries) },
+
+    { "vllm:prefix_cache_queries_total", "counter",
+      "Prompt tokens looked for in kept pages.",
+      offsetof(infer_bus_stats_t, prefix_queries) },
+
+    { "ngx_infer_prefix_hits_total", "counter",
+      "Prompt tokens found in kept pages.",
+      offsetof(infer_bus_stats_t, prefix_hits) },
+
+    { "vllm:prefix_cache_hits_total", "counter",
+      "Prompt tokens found in kept pages.",
+      offsetof(infer_bus_stats_t, prefix_hits) },
+
+    { "ngx_infer_rows_total", "counter",
+      "Tokens run through a model.", offsetof(infer_bus_stats_t, rows) },
 
     { "ngx_infer_generated_tokens_total", "counter",
       "Tokens generated.", offsetof(infer_bus_stats_t, output_tokens) },
@@ -405,6 +429,10 @@ ngx_http_infer_metrics_model(u_char *p, u_char *last,
 
     case NGX_HTTP_INFER_METRIC_KV_PAGES:
         value = atomic_load(&bm->pages_used);
+        break;
+
+    case NGX_HTTP_INFER_METRIC_KV_CACHED:
+        value = atomic_load(&bm->pages_cached);
         break;
 
     case NGX_HTTP_INFER_METRIC_KV_PEAK:
