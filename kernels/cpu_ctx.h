@@ -15,7 +15,7 @@
 #define CPU_ROW_BLOCK 128    /* rows of one unit of the other linears */
 #define CPU_FFN_UNIT  (2 * CPU_STRIPE)   /* whole blocks of 32 columns */
 #define CPU_QTILE     12     /* query vectors of one attention call */
-#define CPU_SPLIT     2      /* attention is split below so many units a thread */
+#define CPU_SPLIT     2      /* fewer units a thread: attention is split */
 #define CPU_SPLIT_MIN 3      /* and from so many chunks on */
 #define CPU_OWN_ROWS  4      /* up to here each thread norms all rows itself */
 
