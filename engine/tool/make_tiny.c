@@ -1,6 +1,7 @@
 /*
- * make_tiny.c: writes a small random llama-architecture GGUF file for tests
- * and for a first try without a download. See tiny_gguf.h for what is in it.
+ * make_tiny.c: writes a random llama-architecture GGUF file: a small one for
+ * tests and for a first try without a download, or one in the shape of a
+ * real model, to measure speed with. See tiny_gguf.h for what is in it.
  */
 
 #include "tool/tiny_gguf.h"
@@ -12,7 +13,12 @@ static const char usage[] =
     "usage: make_tiny [-s SEED] [-o FILE] [options]\n"
     "  -s, --seed N            default 1\n"
     "  -o, --output FILE       default: standard output\n"
-    "  --type T                q4_0 q4_1 q5_0 q5_1 q8_0 f16 bf16 f32 mixed\n"
+    "  --type T                q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k\n"
+    "                          q6_k q8_k iq4_nl iq4_xs f16 bf16 f32 mixed;\n"
+    "                          rows too short for a type get its substitute\n"
+    "  --head T                type of embedding and head\n"
+    "  --preset NAME           shape of smollm2-135m, qwen2-0.5b, llama-1b\n"
+    "                          or gemma-head; all tied\n"
     "  --shape L,D,H,G,F       layers, width, heads, kv heads, ffn width\n"
     "  --head-dim K            default D / H\n"
     "  --vocab N               default 512, at least 259\n"
@@ -22,18 +28,41 @@ static const char usage[] =
     "  --tied                  no head of its own\n";
 
 
+static const struct {
+    const char  *name;
+    uint32_t     L, D, H, G, F, V;
+} presets[] = {
+    { "smollm2-135m", 30, 576, 9, 3, 1536, 49152 },
+    { "qwen2-0.5b", 24, 896, 14, 2, 4864, 151936 },
+    { "llama-1b", 16, 2048, 32, 8, 8192, 128256 },
+    { "gemma-head", 1, 640, 10, 2, 2048, 262144 }
+};
+
+
 static int
 type_of(const char *name, uint32_t *type)
 {
-    static const struct { const char *name; uint32_t type; } t[] = {
-        { "q4_0", TINY_Q4_0 }, { "q4_1", TINY_Q4_1 }, { "q5_0", TINY_Q5_0 },
-        { "q5_1", TINY_Q5_1 }, { "q8_0", TINY_Q8_0 }, { "f16", TINY_F16 },
-        { "bf16", TINY_BF16 }, { "f32", TINY_F32 }, { "mixed", TINY_MIXED }
-    };
+    if (strcmp(name, "mixed") == 0) {
+        *type = TINY_MIXED;
+        return 1;
+    }
 
-    for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
-        if (strcmp(t[i].name, name) == 0) {
-            *type = t[i].type;
+    return quant_type(name, type);
+}
+
+
+static int
+preset_of(const char *name, tiny_conf_t *c)
+{
+    for (size_t i = 0; i < sizeof(presets) / sizeof(presets[0]); i++) {
+        if (strcmp(presets[i].name, name) == 0) {
+            c->L = presets[i].L;
+            c->D = presets[i].D;
+            c->H = presets[i].H;
+            c->G = presets[i].G;
+            c->F = presets[i].F;
+            c->V = presets[i].V;
+            c->tied = 1;
             return 1;
         }
     }
@@ -92,6 +121,8 @@ parse(int argc, char **argv, tiny_conf_t *c, char **template_text)
         { "seed", required_argument, NULL, 's' },
         { "output", required_argument, NULL, 'o' },
         { "type", required_argument, NULL, 't' },
+        { "head", required_argument, NULL, 'H' },
+        { "preset", required_argument, NULL, 'p' },
         { "shape", required_argument, NULL, 'S' },
         { "head-dim", required_argument, NULL, 'K' },
         { "vocab", required_argument, NULL, 'V' },
@@ -119,6 +150,19 @@ parse(int argc, char **argv, tiny_conf_t *c, char **template_text)
         case 't':
             if (!type_of(optarg, &c->type)) {
                 refuse("--type", optarg);
+            }
+            break;
+
+        case 'H':
+            if (!quant_type(optarg, &c->head)) {
+                refuse("--head", optarg);
+            }
+            c->head++;
+            break;
+
+        case 'p':
+            if (!preset_of(optarg, c)) {
+                refuse("--preset", optarg);
             }
             break;
 
@@ -175,27 +219,24 @@ main(int argc, char **argv)
 {
     tiny_conf_t conf = tiny_default;
     char *template_text = NULL;
-    size_t len;
     const char *output = parse(argc, argv, &conf, &template_text);
-    void *file = tiny_build(&conf, &len);
 
-    free(template_text);
-
-    if (file == NULL) {
-        fprintf(stderr, "make_tiny: no such shape, or out of memory\n");
+    if (!tiny_possible(&conf)) {
+        fprintf(stderr, "make_tiny: no such shape\n");
+        free(template_text);
         return 1;
     }
 
     FILE *f = output ? fopen(output, "wb") : stdout;
+    int good = f != NULL && tiny_write(&conf, f);
 
-    if (f == NULL || fwrite(file, 1, len, f) != len || fclose(f) != 0) {
+    free(template_text);
+
+    if (f == NULL || fclose(f) != 0 || !good) {
         fprintf(stderr, "make_tiny: cannot write \"%s\": %s\n",
                 output ? output : "standard output", strerror(errno));
-        free(file);
         return 1;
     }
-
-    free(file);
 
     return 0;
 }

@@ -1,9 +1,10 @@
 /*
- * tiny_gguf.h: builds a small but complete llama-architecture GGUF file in
- * memory: random weights from a seed, a byte-level BPE vocabulary and a chat
- * template. Shared by the tool make_tiny and by C tests, so all of it is
- * static. The same configuration gives the same bytes on every machine: no
- * libm call, no floating-point contraction.
+ * tiny_gguf.h: builds a complete llama-architecture GGUF file, in memory or
+ * row by row into a file of any size: random weights from a seed, a
+ * byte-level BPE vocabulary and a chat template. Shared by the tool
+ * make_tiny and by C tests, so all of it is static. The same configuration
+ * gives the same bytes on every machine: no libm call, no floating-point
+ * contraction.
  *
  * The weights are shaped so that tests can stream: dimension 0 of the
  * residual stream is a constant that no layer writes, and the head reads it
@@ -19,6 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tool/quantize.h"
+
+/* Types are numbers of GGUF (any that quantize.h makes), or this mix. */
 enum {
     TINY_F32 = 0, TINY_F16 = 1, TINY_Q4_0 = 2, TINY_Q4_1 = 3, TINY_Q5_0 = 6,
     TINY_Q5_1 = 7, TINY_Q8_0 = 8, TINY_BF16 = 30, TINY_MIXED = 1000
@@ -29,7 +33,9 @@ enum {
 
 typedef struct {
     uint64_t     seed;
-    uint32_t     type;                    /* TINY_* */
+    uint32_t     type;                    /* of matrices */
+    uint32_t     head;                    /* 1 + type of embedding and head;
+                                             0: as the others */
     uint32_t     L, D, H, G, F, V, S;
     uint32_t     K;                       /* 0: D / H, and no key for it */
     int          tied;
@@ -57,9 +63,14 @@ typedef struct {
 
 typedef struct {
     tiny_conf_t   conf;
-    tiny_buf_t    meta, infos, data;
+    tiny_buf_t    meta, infos, out;
+    FILE         *file;                   /* instead of out */
+    int           listing;                /* first pass: tensors, no data */
+    uint64_t      data_len;
     uint64_t      n_kv, n_tensors;
     uint64_t      rng;
+    uint32_t     *slot;                   /* hash table of 1 + token index */
+    uint32_t      n_slots;                /* a power of two */
     char        **token;                  /* [V], in GPT-2's alphabet */
     char        **merge;                  /* [n_merges] "left right" */
     uint32_t      n_tokens, n_merges;
@@ -209,147 +220,42 @@ tiny_normal(tiny_t *t)
 }
 
 
-/* Round to nearest, ties to even; no NaN comes here. */
-static uint16_t
-tiny_f16(float f)
-{
-    uint32_t u, sign, mant, half;
-    int exp;
-
-    memcpy(&u, &f, sizeof(u));
-    sign = u >> 16 & 0x8000;
-    exp = (int) (u >> 23 & 0xff) - 127;
-    mant = (u & 0x7fffff) | 0x800000;
-
-    if (exp > 15) {
-        return (uint16_t) (sign | 0x7bff);
-    }
-
-    if (exp < -25) {
-        return (uint16_t) sign;
-    }
-
-    int shift = exp < -14 ? 13 + (-14 - exp) : 13;
-    uint32_t rest = mant & ((1u << shift) - 1), tie = 1u << (shift - 1);
-
-    half = mant >> shift;
-    half += rest > tie || (rest == tie && (half & 1));
-
-    if (exp >= -14) {
-        half += (uint32_t) (exp + 14) << 10;
-    }
-
-    return (uint16_t) (sign | (half > 0x7bff ? 0x7bff : half));
-}
-
-
-static int
-tiny_round(float v, int lo, int hi)
-{
-    int q = (int) (v < 0 ? v - 0.5f : v + 0.5f);
-
-    return q < lo ? lo : q > hi ? hi : q;
-}
-
-
-/* One block of 32 values of a quantized type. */
 static void
-tiny_quantize(tiny_buf_t *b, uint32_t type, const float *x)
+tiny_out(tiny_t *t, const void *p, size_t len)
 {
-    float lo = x[0], hi = x[0], top = 0;
-    int q[32], levels = (type == TINY_Q4_0 || type == TINY_Q4_1) ? 16 : 32;
-    int with_min = type == TINY_Q4_1 || type == TINY_Q5_1;
-    uint32_t high = 0;
-    unsigned char byte[32];
+    t->data_len += len;
 
-    for (int i = 0; i < 32; i++) {
-        lo = x[i] < lo ? x[i] : lo;
-        hi = x[i] > hi ? x[i] : hi;
-        top = x[i] * x[i] > top * top ? x[i] : top;
-    }
+    if (t->file == NULL) {
+        tiny_put(&t->out, p, len);
 
-    float d = type == TINY_Q8_0 ? (top < 0 ? -top : top) / 127
-              : with_min ? (hi - lo) / (float) (levels - 1)
-              : top / (float) (-levels / 2);
-    float inv = d != 0 ? 1 / d : 0;
-    uint16_t half = tiny_f16(d);
-
-    tiny_put(b, &half, sizeof(half));
-
-    if (type == TINY_Q8_0) {
-        for (int i = 0; i < 32; i++) {
-            byte[i] = (unsigned char) tiny_round(x[i] * inv, -127, 127);
-        }
-
-        tiny_put(b, byte, 32);
-        return;
-    }
-
-    if (with_min) {
-        half = tiny_f16(lo);
-        tiny_put(b, &half, sizeof(half));
-    }
-
-    for (int i = 0; i < 32; i++) {
-        q[i] = with_min ? tiny_round((x[i] - lo) * inv, 0, levels - 1)
-               : tiny_round(x[i] * inv + (float) (levels / 2), 0,
-                            levels - 1);
-        high |= (uint32_t) (q[i] >> 4) << i;
-    }
-
-    for (int i = 0; i < 16; i++) {
-        byte[i] = (unsigned char) ((q[i] & 15) | (q[i + 16] & 15) << 4);
-    }
-
-    if (levels == 32) {
-        tiny_u32(b, high);
-    }
-
-    tiny_put(b, byte, 16);
-}
-
-
-static void
-tiny_encode(tiny_buf_t *b, uint32_t type, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint16_t half;
-
-        switch (type) {
-
-        case TINY_F32:
-            tiny_put(b, &x[i], sizeof(float));
-            break;
-
-        case TINY_F16:
-            half = tiny_f16(x[i]);
-            tiny_put(b, &half, sizeof(half));
-            break;
-
-        case TINY_BF16:
-            memcpy(&half, (const char *) &x[i] + 2, sizeof(half));
-            tiny_put(b, &half, sizeof(half));
-            break;
-
-        default:
-            tiny_quantize(b, type, &x[i]);
-            i += 31;
-        }
+    } else if (fwrite(p, 1, len, t->file) != len) {
+        t->out.failed = 1;
     }
 }
 
 
-/* Lists a tensor and pads the data so that it can follow; 0 when the
- * configuration leaves it out. */
+/* Lists a tensor in the first pass; in the second, pads the data so that it
+ * can follow. 0: no data is wanted. */
 static int
 tiny_tensor(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
     uint32_t rows)
 {
     static const char zeros[32];
+    uint64_t pad = (32 - t->data_len % 32) % 32;
+    uint32_t values, bytes;
 
     if (t->conf.omit != NULL && strcmp(t->conf.omit, name) == 0) {
         return 0;
     }
+
+    if (!t->listing) {
+        tiny_out(t, zeros, pad);
+        return 1;
+    }
+
+    kern_block_layout_ref(type, &values, &bytes);
+
+    uint64_t size = (uint64_t) cols / values * bytes * rows;
 
     if (t->conf.misshape != NULL && strcmp(t->conf.misshape, name) == 0) {
         rows > 1 ? rows-- : cols--;
@@ -359,7 +265,6 @@ tiny_tensor(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
         type = 10;
     }
 
-    tiny_put(&t->data, zeros, (32 - t->data.len % 32) % 32);
     tiny_strn(&t->infos, name, strlen(name));
     tiny_u32(&t->infos, rows > 1 ? 2 : 1);
     tiny_u64(&t->infos, cols);
@@ -369,10 +274,11 @@ tiny_tensor(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
     }
 
     tiny_u32(&t->infos, type);
-    tiny_u64(&t->infos, t->data.len);
+    tiny_u64(&t->infos, t->data_len + pad);
+    t->data_len += pad + size;
     t->n_tensors++;
 
-    return 1;
+    return 0;
 }
 
 
@@ -387,7 +293,7 @@ tiny_norm(tiny_t *t, const char *name)
     for (uint32_t i = 0; i < t->conf.D; i++) {
         float w = 1 + 0.1f * tiny_normal(t);
 
-        tiny_put(&t->data, &w, sizeof(w));
+        tiny_out(t, &w, sizeof(w));
     }
 }
 
@@ -400,21 +306,42 @@ tiny_printable(const tiny_t *t, uint32_t id)
 }
 
 
+/* A row into the file; raw has room for it as f32. BF16 is truncated. */
+static void
+tiny_encode(tiny_t *t, uint32_t type, float *row, uint32_t cols,
+    uint8_t *raw)
+{
+    uint32_t values, bytes, u;
+
+    for (uint32_t i = 0; type == TINY_BF16 && i < cols; i++) {
+        memcpy(&u, &row[i], sizeof(u));
+        u &= 0xffff0000;
+        memcpy(&row[i], &u, sizeof(u));
+    }
+
+    kern_block_layout_ref(type, &values, &bytes);
+    quant_row(raw, type, row, cols);
+    tiny_out(t, raw, (size_t) cols / values * bytes);
+}
+
+
 /* kind: 'e' embedding, 'h' head, 't' both, 'r' writes the residual, 'w'. */
 static void
 tiny_matrix(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
     uint32_t rows, float scale, int kind)
 {
-    float *row = malloc(cols * sizeof(float));
+    type = quant_fit(type, cols);
 
-    if (row == NULL) {
-        t->data.failed = 1;
+    if (!tiny_tensor(t, name, type, cols, rows)) {
         return;
     }
 
-    if (!tiny_tensor(t, name, type, cols, rows)) {
-        free(row);
-        return;
+    float *row = malloc(cols * sizeof(float));
+    uint8_t *raw = malloc(cols * sizeof(float));
+
+    if (row == NULL || raw == NULL) {
+        t->out.failed = 1;
+        rows = 0;
     }
 
     for (uint32_t r = 0; r < rows; r++) {
@@ -440,10 +367,11 @@ tiny_matrix(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
             row[0] = -8;
         }
 
-        tiny_encode(&t->data, type, row, cols);
+        tiny_encode(t, type, row, cols, raw);
     }
 
     free(row);
+    free(raw);
 }
 
 
@@ -469,6 +397,9 @@ tiny_weights(tiny_t *t)
     };
     const tiny_conf_t *c = &t->conf;
     uint32_t K = c->K ? c->K : c->D / c->H, mixed = c->type == TINY_MIXED;
+    uint32_t embed = c->head ? c->head - 1 : mixed ? TINY_Q8_0 : c->type;
+    uint32_t head = c->head ? c->head - 1 : mixed ? TINY_Q4_1 : c->type;
+    float zero = 0;
     struct { const char *name; uint32_t cols, rows; float gain; int kind; }
         m[] = {
             { "attn_q", c->D, c->H * K, 2.0f, 'w' },
@@ -481,8 +412,8 @@ tiny_weights(tiny_t *t)
         };
     char name[80];
 
-    tiny_matrix(t, "token_embd.weight", mixed ? TINY_Q8_0 : c->type, c->D,
-                c->V, c->tied ? 0.5f : 1, c->tied ? 't' : 'e');
+    tiny_matrix(t, "token_embd.weight", embed, c->D, c->V,
+                c->tied ? 0.5f : 1, c->tied ? 't' : 'e');
 
     for (uint32_t l = 0; l < c->L; l++) {
         (void) snprintf(name, sizeof(name), "blk.%u.attn_norm.weight", l);
@@ -503,14 +434,14 @@ tiny_weights(tiny_t *t)
     tiny_norm(t, "output_norm.weight");
 
     if (!c->tied) {
-        tiny_matrix(t, "output.weight", mixed ? TINY_Q4_1 : c->type, c->D,
-                    c->V, 3 * tiny_inv_sqrt((float) c->D), 'h');
+        tiny_matrix(t, "output.weight", head, c->D, c->V,
+                    3 * tiny_inv_sqrt((float) c->D), 'h');
     }
 
     if (c->extra_tensor != NULL
         && tiny_tensor(t, c->extra_tensor, TINY_F32, 1, 1))
     {
-        tiny_u32(&t->data, 0);
+        tiny_out(t, &zero, sizeof(zero));
     }
 
     if (c->rope_freqs && tiny_tensor(t, "rope_freqs.weight", TINY_F32,
@@ -519,7 +450,7 @@ tiny_weights(tiny_t *t)
         for (uint32_t i = 0; i < K / 2; i++) {
             float f = 1 + (float) i;
 
-            tiny_put(&t->data, &f, sizeof(f));
+            tiny_out(t, &f, sizeof(f));
         }
     }
 }
@@ -551,16 +482,34 @@ tiny_byte_text(unsigned byte, char out[4])
 }
 
 
-static int
+/* Where a text is in the hash table, or where it belongs. */
+static uint32_t *
 tiny_find(const tiny_t *t, const char *text)
 {
-    for (uint32_t i = 0; i < t->n_tokens; i++) {
-        if (strcmp(t->token[i], text) == 0) {
-            return (int) i;
-        }
+    uint32_t h = 2166136261u;
+
+    for (const char *s = text; *s != '\0'; s++) {
+        h = (h ^ (unsigned char) *s) * 16777619u;
     }
 
-    return -1;
+    for (;; h++) {
+        uint32_t *slot = &t->slot[h & (t->n_slots - 1)];
+
+        if (*slot == 0 || strcmp(t->token[*slot - 1], text) == 0) {
+            return slot;
+        }
+    }
+}
+
+
+/* The token becomes the vocabulary's. */
+static void
+tiny_token(tiny_t *t, char *token)
+{
+    uint32_t *slot = tiny_find(t, token);
+
+    t->token[t->n_tokens++] = token;
+    *slot = t->n_tokens;
 }
 
 
@@ -581,13 +530,13 @@ tiny_merge(tiny_t *t, const char *left, const char *right)
     (void) snprintf(token, len, "%s%s", left, right);
     (void) snprintf(merge, len, "%s %s", left, right);
 
-    if (t->n_tokens == t->conf.V || tiny_find(t, token) >= 0) {
+    if (t->n_tokens == t->conf.V || *tiny_find(t, token) != 0) {
         free(token);
         free(merge);
         return;
     }
 
-    t->token[t->n_tokens++] = token;
+    tiny_token(t, token);
     t->merge[t->n_merges++] = merge;
 }
 
@@ -627,10 +576,15 @@ tiny_vocabulary(tiny_t *t)
     };
     char text[4];
 
+    for (t->n_slots = 1024; t->n_slots < 2 * t->conf.V; t->n_slots *= 2) {
+        /* void */
+    }
+
     t->token = calloc(t->conf.V, sizeof(char *));
     t->merge = calloc(t->conf.V, sizeof(char *));
+    t->slot = calloc(t->n_slots, sizeof(uint32_t));
 
-    if (t->token == NULL || t->merge == NULL) {
+    if (t->token == NULL || t->merge == NULL || t->slot == NULL) {
         return 0;
     }
 
@@ -639,12 +593,13 @@ tiny_vocabulary(tiny_t *t)
             tiny_byte_text(i - TINY_SPECIALS, text);
         }
 
-        t->token[i] = strdup(i < TINY_SPECIALS ? specials[i] : text);
-        if (t->token[i] == NULL) {
+        char *token = strdup(i < TINY_SPECIALS ? specials[i] : text);
+
+        if (token == NULL) {
             return 0;
         }
 
-        t->n_tokens++;
+        tiny_token(t, token);
     }
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
@@ -769,57 +724,101 @@ tiny_release(tiny_t *t)
 
     free(t->token);
     free(t->merge);
+    free(t->slot);
     free(t->meta.p);
     free(t->infos.p);
-    free(t->data.p);
+}
+
+
+/* V below 259 or above 2^24, widths that are no multiples of 32, H / G not
+ * whole. */
+static int
+tiny_possible(const tiny_conf_t *c)
+{
+    uint32_t K = c->H ? (c->K ? c->K : c->D / c->H) : 0, values, bytes;
+
+    kern_block_layout_ref(c->type, &values, &bytes);
+
+    return (values != 0 || c->type == TINY_MIXED)
+           && c->V >= TINY_SPECIALS + TINY_BYTES && c->V <= 1 << 24
+           && c->L > 0 && K > 0 && c->G > 0 && c->H % c->G == 0
+           && c->D % 32 == 0 && c->F > 0 && c->F % 32 == 0
+           && c->H * K % 32 == 0 && K % 2 == 0;
+}
+
+
+/* The whole file into t->file or t->out; 0 when that failed. */
+static int
+tiny_make(tiny_t *t)
+{
+    static const char zeros[32];
+    const uint32_t head[2] = { 0x46554747, 3 };
+    uint64_t seed_after_words;
+
+    if (tiny_vocabulary(t)) {
+        tiny_metadata(t);
+        tiny_kv_tokens(t);
+
+        seed_after_words = t->rng;
+        t->listing = 1;
+        tiny_weights(t);
+        t->listing = 0;
+        t->rng = seed_after_words;
+
+        const uint64_t counts[2] = { t->n_tensors, t->n_kv };
+
+        tiny_out(t, head, sizeof(head));
+        tiny_out(t, counts, sizeof(counts));
+        tiny_out(t, t->meta.p, t->meta.len);
+        tiny_out(t, t->infos.p, t->infos.len);
+        tiny_out(t, zeros, (32 - (sizeof(head) + sizeof(counts) + t->meta.len
+                                  + t->infos.len) % 32) % 32);
+        t->data_len = 0;
+        tiny_weights(t);
+
+    } else {
+        t->out.failed = 1;
+    }
+
+    int good = !t->out.failed && !t->meta.failed && !t->infos.failed;
+
+    tiny_release(t);
+
+    return good;
 }
 
 
 /* The whole file, malloc'd, the caller's; NULL when memory is short or the
- * shape is none (V below 259, widths not multiples of 32, H / G not whole). */
+ * shape is none. */
 __attribute__((unused))
 static void *
 tiny_build(const tiny_conf_t *conf, size_t *len)
 {
-    static const char zeros[32];
     tiny_t t = { .conf = *conf, .rng = conf->seed };
-    tiny_buf_t out = { NULL, 0, 0, 0 };
-    uint32_t K = conf->H ? (conf->K ? conf->K : conf->D / conf->H) : 0;
 
-    if (conf->V < TINY_SPECIALS + TINY_BYTES || conf->L == 0 || K == 0
-        || conf->G == 0 || conf->H % conf->G != 0 || conf->D % 32 != 0
-        || conf->F == 0 || conf->F % 32 != 0 || conf->H * K % 32 != 0
-        || K % 2 != 0)
-    {
+    if (!tiny_possible(conf)) {
         return NULL;
     }
 
-    if (tiny_vocabulary(&t)) {
-        tiny_metadata(&t);
-        tiny_kv_tokens(&t);
-        tiny_weights(&t);
-
-        tiny_u32(&out, 0x46554747);
-        tiny_u32(&out, 3);
-        tiny_u64(&out, t.n_tensors);
-        tiny_u64(&out, t.n_kv);
-        tiny_put(&out, t.meta.p, t.meta.len);
-        tiny_put(&out, t.infos.p, t.infos.len);
-        tiny_put(&out, zeros, (32 - out.len % 32) % 32);
-        tiny_put(&out, t.data.p, t.data.len);
+    if (!tiny_make(&t)) {
+        free(t.out.p);
+        return NULL;
     }
 
-    if (out.len == 0 || out.failed || t.meta.failed || t.infos.failed
-        || t.data.failed)
-    {
-        free(out.p);
-        out.p = NULL;
-    }
+    *len = t.out.len;
 
-    tiny_release(&t);
-    *len = out.len;
+    return t.out.p;
+}
 
-    return out.p;
+
+/* The same into a file, a row at a time; 0 when that failed. */
+__attribute__((unused))
+static int
+tiny_write(const tiny_conf_t *conf, FILE *f)
+{
+    tiny_t t = { .conf = *conf, .rng = conf->seed, .file = f };
+
+    return tiny_possible(conf) && tiny_make(&t);
 }
 
 #endif
