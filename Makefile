@@ -260,5 +260,14 @@ soak: all tiny poison                  ## kill, reload and cancel scenarios, SOA
 bench: engine $(BENCHES) module        ## kernels, then against peers (LLAMA= DASLLAMA=)
 	@BUILD=$(BUILD) python3 kernels/bench/bench.py
 
+# Each type is made from the demo model and compared with the reference path
+# of the same file; the limit is known for the first alone.
+QUALITY_TYPES ?= q4_0 q5_0 q5_1 q8_0 bf16
+quality: engine $(DEMO_MODEL)          ## KL divergence against the f32 reference (QUALITY= options)
+	@$(BUILD)/infer_quality --max-kl 0.00345 $(QUALITY) $(DEMO_MODEL)
+	@for t in $(QUALITY_TYPES); do f=$(BUILD)/quality-$$t.gguf; rm -f $$f; \
+	    $(BUILD)/requant -t $$t $(DEMO_MODEL) $$f && \
+	    $(BUILD)/infer_quality $(QUALITY) $$f || exit 1; rm -f $$f; done
+
 clean:
 	rm -rf build build-*
