@@ -215,7 +215,32 @@ cmp_ok($grown, '<', 1024, 'reloads leave no memory behind');
 ok(quiet($seen[1][1]), 'and no descriptor')
     or diag("before: $seen[1][1], now: " . descriptors());
 is($seen[4][2], $seen[0][2], 'all with one engine');
-$t->allow(qr/body is buffered to a temporary file/);
+
+# a new bus and engine each time, then a dead engine and a dead worker
+@seen = ();
+for my $i (1 .. 3) {
+    my $old = $t->engine;
+    $t->reload(model_extra => "context 1024; sequences $i; kv_cache 512k;");
+    $t->wait_for(sub { $t->workers(1) == 2 && !Infer::alive($old)
+                       && $t->engine }, 15);
+    $t->wait_ready;
+    all_kinds(1);
+    sleep 0.5;
+    push @seen, descriptors();
+}
+is($seen[2], $seen[0], 'models that change leave no descriptor behind');
+
+for my $pid ($t->engine, ($t->workers)[0]) {
+    kill KILL => $pid;
+    $t->wait_for(sub { !Infer::alive($pid) && $t->workers == 2 && $t->engine },
+                 10);
+    $t->wait_ready;
+    all_kinds(1);
+}
+ok(quiet($seen[2]), 'nor do processes that die')
+    or diag("before: $seen[2], now: " . descriptors());
+$t->allow(qr/body is buffered to a temporary file/,
+          qr/exited on signal 9/, qr/infer engine .*(?:is gone|died|killed)/);
 $t->finish;
 
 # ---- all processes together, with the real model ----
