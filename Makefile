@@ -253,9 +253,10 @@ $(BUILD)/fuzz_%: $(BUILD)/obj/engine/test/fuzz_%.o \
 
 SOAK_ROUNDS ?= 20
 SOAK_TESTS  := $(filter-out t/122-% t/13%,$(wildcard t/1*.t))
-soak: all tiny poison                  ## kill, reload and cancel scenarios, SOAK_ROUNDS= (20)
+soak: all tiny poison                  ## kill, reload and cancel scenarios, SOAK_ROUNDS= (20); memory
 	@for i in $$(seq $(SOAK_ROUNDS)); do echo "round $$i"; \
 	    BUILD=$(BUILD) prove -It/lib $(SOAK_TESTS) || exit 1; done
+	INFER_REQUESTS=5000 BUILD=$(BUILD) prove -It/lib t/130-memory.t
 
 bench: engine $(BENCHES) module        ## kernels, then against peers (LLAMA= DASLLAMA=)
 	@BUILD=$(BUILD) python3 kernels/bench/bench.py
