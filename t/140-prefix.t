@@ -133,4 +133,26 @@ is($cached, 0, 'a new engine starts empty');
 is($cached, full($n), 'and fills again');
 
 $t->finish;
+
+# the real model: the same bits with known pages and without
+SKIP: {
+    my $model = Infer::smollm2() or skip 'the demo model is not there', 1;
+    $t = Infer->new(model => $model, zone => '64m', engine => 'threads=2',
+        model_extra => 'context 1024;',
+        location => 'infer m; infer_prefix_scope $http_x_tenant;')->start;
+    for my $words (16, 29, 60, 200) {
+        my $text = join ' ', map { "$_ walls" } 1 .. $words;
+        my @out = map {
+            my ($c, $n, $choices) = ask('/v1/completions', $text,
+                { 'X-Tenant' => $_ }, max_tokens => 30, logprobs => 3);
+            [ $c == 0 ? 'none' : $c == full($n) ? 'all' : $c, $choices ]
+        } "a$words", "a$words", "b$words";
+        is_deeply([ map { $_->[0] } @out ], [ 'none', 'all', 'none' ],
+                  "$words words: known the second time");
+        is_deeply($out[1][1], $out[0][1], 'the same logprobs');
+        is_deeply($out[2][1], $out[0][1], 'and for another tenant');
+    }
+    $t->finish;
+}
+
 done_testing;
