@@ -3,8 +3,8 @@
 set -e
 
 packages="build-essential nginx nginx-dev libpcre2-dev libjansson-dev
-libhiredis-dev libssl-dev zlib1g-dev libtest-base-perl curl unzip python3
-python3-pip python3-venv procps util-linux"
+libhiredis-dev libssl-dev openssl zlib1g-dev libtest-base-perl curl unzip
+python3 python3-pip python3-venv procps util-linux"
 
 missing=
 for p in $packages; do
