@@ -12,43 +12,94 @@
 #include "ref/ref.h"
 
 
-static float
-ref_k(const cpu_attn_t *a, uint32_t pos, uint32_t d)
-{
-    const uint16_t  *p;
+#define REF_MAX_DIM  256    /* of a head */
 
-    p = (const uint16_t *) (a->kv + a->pages[pos / KERN_PAGE_TOKENS]
-                                    * a->page_bytes);
-    return cpu_f16_to_f32(p[(size_t) d * KERN_PAGE_TOKENS
-                            + pos % KERN_PAGE_TOKENS]);
+
+/* Inlined into both versions of ref_chunk(). */
+#define REF_INLINE  static inline __attribute__((always_inline))
+
+/* cpu_f16_to_f32() for n values, without branches, so that it vectorizes. */
+REF_INLINE void
+ref_halves(float *y, const uint16_t *h, uint32_t n)
+{
+    uint32_t  i, man, exp, sub, inf, u;
+    float     f;
+
+    for (i = 0; i < n; i++) {
+        man = h[i] & 0x3ff;
+        exp = h[i] & 0x7c00;
+        f = (float) (int32_t) man * 0x1p-24f;
+        memcpy(&sub, &f, sizeof(sub));
+        inf = 0x7f800000 | man << 13 | (man != 0 ? 0x400000 : 0);
+        u = ((exp | man) << 13) + (112u << 23);
+        u = exp == 0 ? sub : u;
+        u = exp == 0x7c00 ? inf : u;
+        u |= (uint32_t) (h[i] & 0x8000) << 16;
+        memcpy(&y[i], &u, sizeof(u));
+    }
 }
 
-static float
-ref_v(const cpu_attn_t *a, uint32_t pos, uint32_t d)
+REF_INLINE const uint16_t *
+ref_page(const cpu_attn_t *a, uint32_t pos)
 {
-    const uint16_t  *p;
+    return (const uint16_t *) (a->kv + a->pages[pos / KERN_PAGE_TOKENS]
+                                       * a->page_bytes);
+}
 
-    p = (const uint16_t *) (a->kv + a->pages[pos / KERN_PAGE_TOKENS]
-                                    * a->page_bytes);
-    return cpu_f16_to_f32(p[(size_t) KERN_PAGE_TOKENS * a->head_dim
-                            + (size_t) (pos % KERN_PAGE_TOKENS) * a->v_dim
-                            + d]);
+/* s[i] = q * key pos + i: one chain over d each, keys inner. pos is the
+ * first of a page. */
+REF_INLINE void
+ref_scores(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
+    float *s)
+{
+    const uint16_t  *k = ref_page(a, pos);
+    uint32_t         i, d;
+    float            key[KERN_PAGE_TOKENS];
+
+    for (i = 0; i < n; i++) {
+        s[i] = 0;
+    }
+    for (d = 0; d < a->head_dim; d++, k += KERN_PAGE_TOKENS) {
+        ref_halves(key, k, n);
+        for (i = 0; i < n; i++) {
+            s[i] = fmaf(q[d], key[i], s[i]);
+        }
+    }
+}
+
+/* o[d] += p[i] * value pos + i: one chain over keys each, d inner. */
+REF_INLINE void
+ref_sum(const cpu_attn_t *a, const float *p, uint32_t pos, uint32_t n,
+    float *o)
+{
+    const uint16_t  *v;
+    uint32_t         i, d;
+    float            value[REF_MAX_DIM];
+
+    for (i = 0; i < n; i++) {
+        v = ref_page(a, pos + i) + (size_t) KERN_PAGE_TOKENS * a->head_dim
+            + (size_t) ((pos + i) % KERN_PAGE_TOKENS) * a->v_dim;
+        ref_halves(value, v, a->head_dim);
+        for (d = 0; d < a->head_dim; d++) {
+            o[d] = fmaf(p[i], value[d], o[d]);
+        }
+    }
 }
 
 /* Keys pos .. pos + n - 1 of one chunk: o[d], m and l. */
-static void
-ref_chunk(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
+REF_INLINE void
+ref_chunk_body(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
     float *o, float *m, float *l)
 {
     float     s[CPU_CHUNK], lane[CPU_LANES] = { 0 };
-    uint32_t  i, d, step;
+    uint32_t  i, step;
 
     *m = -INFINITY;
+    for (i = 0; i < n; i += KERN_PAGE_TOKENS) {
+        step = n - i < KERN_PAGE_TOKENS ? n - i : KERN_PAGE_TOKENS;
+        ref_scores(a, q, pos + i, step, s + i);
+    }
     for (i = 0; i < n; i++) {
-        s[i] = 0;
-        for (d = 0; d < a->head_dim; d++) {
-            s[i] = fmaf(q[d], ref_k(a, pos + i, d), s[i]);
-        }
         *m = s[i] > *m ? s[i] : *m;
     }
 
@@ -63,12 +114,34 @@ ref_chunk(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
     }
     *l = lane[0];
 
-    for (d = 0; d < a->head_dim; d++) {
-        o[d] = 0;
-        for (i = 0; i < n; i++) {
-            o[d] = fmaf(s[i], ref_v(a, pos + i, d), o[d]);
-        }
+    memset(o, 0, a->head_dim * sizeof(float));
+    ref_sum(a, s, pos, n, o);
+}
+
+#if defined(__x86_64__)
+
+/* fmaf() as an instruction instead of a call: exact both ways. */
+__attribute__((target("avx2,fma")))
+static void
+ref_chunk_fma(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
+    float *o, float *m, float *l)
+{
+    ref_chunk_body(a, q, pos, n, o, m, l);
+}
+
+#endif
+
+static void
+ref_chunk(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
+    float *o, float *m, float *l)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        ref_chunk_fma(a, q, pos, n, o, m, l);
+        return;
     }
+#endif
+    ref_chunk_body(a, q, pos, n, o, m, l);
 }
 
 /* The next chunk (o, m, l) into the running one. */
