@@ -309,8 +309,10 @@ ngx_http_infer_prefix_scope(ngx_http_infer_ctx_t *ctx)
     r = ctx->request;
     ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
 
-    ngx_str_null(&name);
-    ngx_str_null(&key);
+    /* empty, not null: they are copied */
+
+    ngx_str_set(&name, "");
+    ngx_str_set(&key, "");
 
     if (ilcf->prefix_scope) {
 
