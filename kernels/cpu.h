@@ -57,6 +57,7 @@ typedef struct {
     int8_t   *q;        /* [row * n_in] */
     float    *d;        /* [row * nb]   scale */
     int32_t  *nsum;     /* [row * nb]   minus the sum of a block's q */
+    int32_t  *hsum;     /* [row * nb * 2] the same of its halves */
     float    *dsum;     /* [row * nb]   d * sum */
     float    *f;        /* [row * n_in] */
     uint32_t  n_in;

@@ -76,6 +76,7 @@ ctx_cut_acts(kern_ctx_t *c, size_t *used, cpu_acts_t *a, size_t rows,
     a->q = ctx_cut(c, used, rows * wide);
     a->d = ctx_cut(c, used, blocks * sizeof(float));
     a->nsum = ctx_cut(c, used, blocks * sizeof(int32_t));
+    a->hsum = ctx_cut(c, used, 2 * blocks * sizeof(int32_t));
     a->dsum = ctx_cut(c, used, blocks * sizeof(float));
     a->f = ctx_cut(c, used, rows * wide_f * sizeof(float));
 }

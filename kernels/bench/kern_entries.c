@@ -213,7 +213,8 @@ main(int argc, char **argv)
     e.kv = calloc(KEYS / 32, cpu_kv_head_bytes(64, 64));
     e.acts = (cpu_acts_t) {
         .n_in = DIM, .q = test_alloc(n), .d = test_alloc(n / 8),
-        .nsum = test_alloc(n / 8), .dsum = test_alloc(n / 8),
+        .nsum = test_alloc(n / 8), .hsum = test_alloc(n / 4),
+        .dsum = test_alloc(n / 8),
         .f = test_floats(n, 2)
     };
     for (r = 0; r < MAX_ROWS; r++) {

@@ -162,7 +162,7 @@ kern_quantize_ref(const cpu_acts_t *a, uint32_t row, uint32_t b0,
     uint32_t  b, i, amax, bits;
     size_t    at = (size_t) row * (a->n_in / CPU_BLOCK) + b0;
     int8_t   *q = a->q + at * CPU_BLOCK;
-    int32_t   sum;
+    int32_t   sum[2];
     float     id, d;
 
     for (b = 0; b < nb; b++, x += CPU_BLOCK, q += CPU_BLOCK) {
@@ -182,14 +182,16 @@ kern_quantize_ref(const cpu_acts_t *a, uint32_t row, uint32_t b0,
             id = 0;
         }
 
-        sum = 0;
+        sum[0] = sum[1] = 0;
         for (i = 0; i < CPU_BLOCK; i++) {
             q[i] = id == 0 ? 0 : (int8_t) lrintf(x[i] * id);
-            sum += q[i];
+            sum[i / 16] += q[i];
         }
         a->d[at + b] = d;
-        a->nsum[at + b] = -sum;
-        a->dsum[at + b] = d * (float) sum;
+        a->nsum[at + b] = -(sum[0] + sum[1]);
+        a->hsum[2 * (at + b)] = -sum[0];
+        a->hsum[2 * (at + b) + 1] = -sum[1];
+        a->dsum[at + b] = d * (float) (sum[0] + sum[1]);
     }
 }
 

@@ -45,6 +45,7 @@ make_acts(uint32_t n_in)
     a.q = test_alloc(n);
     a.d = test_alloc(n / 32 * sizeof(float));
     a.nsum = test_alloc(n / 32 * sizeof(int32_t));
+    a.hsum = test_alloc(n / 16 * sizeof(int32_t));
     a.dsum = test_alloc(n / 32 * sizeof(float));
     a.f = test_floats(n, 3);
     for (r = 0; r < MAX_ROWS; r++) {
@@ -61,6 +62,7 @@ free_acts(cpu_acts_t *a)
 
     whole &= test_free(a->d);
     whole &= test_free(a->nsum);
+    whole &= test_free(a->hsum);
     whole &= test_free(a->dsum);
     whole &= test_free(a->f);
     return whole;

@@ -192,7 +192,7 @@ check_quantize(const cpu_inner_t *in)
         a[t] = (cpu_acts_t) {
             .n_in = 32 * NB, .q = test_alloc(2 * 32 * NB),
             .d = test_alloc(2 * NB * 4), .nsum = test_alloc(2 * NB * 4),
-            .dsum = test_alloc(2 * NB * 4)
+            .hsum = test_alloc(4 * NB * 4), .dsum = test_alloc(2 * NB * 4)
         };
         memset(a[t].q, 0, 2 * 32 * NB);
         (t ? in : cpu_inner("ref-q8"))->quantize(&a[t], 1, 0, NB / 2, x);
@@ -203,6 +203,7 @@ check_quantize(const cpu_inner_t *in)
     good &= same_f(a[0].d + NB, a[1].d + NB, NB);
     good &= same_f(a[0].dsum + NB, a[1].dsum + NB, NB);
     good &= memcmp(a[0].nsum + NB, a[1].nsum + NB, NB * 4) == 0;
+    good &= memcmp(a[0].hsum + 2 * NB, a[1].hsum + 2 * NB, NB * 8) == 0;
 
     for (b = 0; b < NB; b++) {
         amax = 0;
@@ -223,6 +224,7 @@ check_quantize(const cpu_inner_t *in)
         good &= test_free(a[t].q);
         good &= test_free(a[t].d);
         good &= test_free(a[t].nsum);
+        good &= test_free(a[t].hsum);
         good &= test_free(a[t].dsum);
     }
     good &= test_free(x);

@@ -30,7 +30,7 @@ V16_NAME(quantize)(const cpu_acts_t *a, uint32_t row, uint32_t b0,
     int8_t   *q = a->q + at * CPU_BLOCK;
     v16_t     lo, hi, m;
     float     amax, d, id;
-    int32_t   sum;
+    int32_t   sum, *half = a->hsum + 2 * at;
 
     for (b = 0; b < nb; b++, x += CPU_BLOCK, q += CPU_BLOCK) {
         lo = v16_load(x);
@@ -41,15 +41,17 @@ V16_NAME(quantize)(const cpu_acts_t *a, uint32_t row, uint32_t b0,
             d = amax / 127.0f;
             id = 127.0f / amax;
             m = v16_set1(id);
-            sum = v16_store_q8(q, v16_mul(lo, m), v16_mul(hi, m));
+            v16_store_q8(q, half, v16_mul(lo, m), v16_mul(hi, m));
         } else {
             d = bits < 0x0d800000 ? 0.0f : NAN;
-            sum = 0;
+            half[0] = half[1] = 0;
             memset(q, 0, CPU_BLOCK);
         }
+        sum = -(half[0] + half[1]);
         a->d[at + b] = d;
         a->nsum[at + b] = -sum;
         a->dsum[at + b] = d * (float) sum;
+        half += 2;
     }
 }
 

@@ -219,13 +219,13 @@ v16_hmax_u32(v16i_t a, v16i_t b)
     return (uint32_t) _mm_cvtsi128_si32(c);
 }
 
-V16_INLINE int32_t
-v16_store_q8(int8_t *q, v16_t a, v16_t b)
+V16_INLINE void
+v16_store_q8(int8_t *q, int32_t *nsum, v16_t a, v16_t b)
 {
     __m256i  i0 = _mm256_cvtps_epi32(a.a), i1 = _mm256_cvtps_epi32(a.b);
     __m256i  j0 = _mm256_cvtps_epi32(b.a), j1 = _mm256_cvtps_epi32(b.b);
-    __m256i  s = _mm256_add_epi32(_mm256_add_epi32(i0, i1),
-                                  _mm256_add_epi32(j0, j1));
+    __m256i  s = _mm256_hadd_epi32(_mm256_add_epi32(i0, i1),
+                                   _mm256_add_epi32(j0, j1));
     __m128i  c = _mm_add_epi32(_mm256_castsi256_si128(s),
                                _mm256_extracti128_si256(s, 1));
     __m256i  w;
@@ -237,9 +237,8 @@ v16_store_q8(int8_t *q, v16_t a, v16_t b)
                                                          2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *) q, w);
 
-    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4e));
-    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0xb1));
-    return _mm_cvtsi128_si32(c);
+    c = _mm_hadd_epi32(c, c);
+    _mm_storeu_si64(nsum, _mm_sub_epi32(_mm_setzero_si128(), c));
 }
 
 #endif

@@ -148,15 +148,25 @@ v16_hmax_u32(v16i_t a, v16i_t b)
     return _mm512_reduce_max_epu32(_mm512_max_epu32(a, b));
 }
 
-/* Rounds 32 values to int8 at q, returns their sum. */
-V16_INLINE int32_t
-v16_store_q8(int8_t *q, v16_t a, v16_t b)
+/* Rounds 32 values to int8 at q; minus the sums of a and b to nsum. */
+V16_INLINE void
+v16_store_q8(int8_t *q, int32_t *nsum, v16_t a, v16_t b)
 {
     __m512i  i = _mm512_cvtps_epi32(a), j = _mm512_cvtps_epi32(b);
+    __m256i  s;
+    __m128i  c;
 
     _mm_storeu_si128((__m128i *) q, _mm512_cvtepi32_epi8(i));
     _mm_storeu_si128((__m128i *) (q + 16), _mm512_cvtepi32_epi8(j));
-    return _mm512_reduce_add_epi32(_mm512_add_epi32(i, j));
+
+    s = _mm256_hadd_epi32(_mm256_add_epi32(_mm512_castsi512_si256(i),
+                              _mm512_extracti64x4_epi64(i, 1)),
+                          _mm256_add_epi32(_mm512_castsi512_si256(j),
+                              _mm512_extracti64x4_epi64(j, 1)));
+    c = _mm_add_epi32(_mm256_castsi256_si128(s),
+                      _mm256_extracti128_si256(s, 1));
+    c = _mm_hadd_epi32(c, c);
+    _mm_storeu_si64(nsum, _mm_sub_epi32(_mm_setzero_si128(), c));
 }
 
 #endif
