@@ -194,23 +194,35 @@ test_stops(test_t *t)
 static void
 test_cancel(test_t *t)
 {
+    int               i, early;
     infer_ref_t       ref, other;
     infer_sampling_t  p = site_greedy(1500);
 
     ref = site_request(&t->s, 10, 1, &p);
     (void) site_wait_records(&t->s, ref, 20, 10000);
     site_release(&t->s, ref);
-    ok(site_wait_word(&t->s.bus.model[0].running, 0, 1000) >= 0
-       && !infer_slot_valid(&t->s.bus, ref),
+    for (i = 0; i < 5000 && infer_slot_valid(&t->s.bus, ref); i++) {
+        usleep(1000);
+    }
+    ok(!infer_slot_valid(&t->s.bus, ref)
+       && site_wait_word(&t->s.bus.model[0].running, 0, 1000) >= 0,
        "a generation without a reader stops");
 
-    ref = site_request(&t->s, 10, 1, &p);
-    (void) site_wait_records(&t->s, ref, 20, 10000);
-    atomic_store(&t->s.bus.slot[ref.slot].cancel, 1);
-    atomic_fetch_or(&t->s.bus.entry[t->s.entry].submitted[0],
-                    1ull << ref.slot);
-    site_wake(&t->s);
-    site_finish(&t->s, ref, &t->got);
+    /* on a busy machine it may be over before we get to cancel it */
+    for (i = 0; i < 50; i++) {
+        ref = site_request(&t->s, 10, 1, &p);
+        (void) site_wait_records(&t->s, ref, 20, 10000);
+        atomic_store(&t->s.bus.slot[ref.slot].cancel, 1);
+        early = infer_slot_status(&t->s.bus, ref) == INFER_SLOT_RUNNING
+                && infer_log_count(&t->s.bus, ref) < 1000;
+        atomic_fetch_or(&t->s.bus.entry[t->s.entry].submitted[0],
+                        1ull << ref.slot);
+        site_wake(&t->s);
+        site_finish(&t->s, ref, &t->got);
+        if (early) {
+            break;
+        }
+    }
     ok(t->got.finish == INFER_FINISH_CANCELLED && t->got.n < 1500,
        "a cancelled one says so to its reader");
 
