@@ -5,12 +5,18 @@
  * level overwrites entries. Nobody outside kernels/ includes this.
  *
  * Weight layout. Rows are cut into stripes of 48 = 3 panels of 16, zero
- * padded. A stripe is one sequential stream, blocks of 32 columns ascending:
+ * padded. A stripe is one sequential stream, blocks of 32 columns ascending;
+ * forms with 8-bit scales have groups of eight blocks, headed by what these
+ * are multiplied with:
  *
- *   quantized block:  values of panel 0, 1, 2 | f16 scale[48] | f16 min[48]
- *     nibbles (256 B a panel):  dword [i][lane], i 0..3; byte t of it has
- *                               column 4i + t low and 16 + 4i + t high
- *     bytes   (512 B a panel):  dword [i][lane], i 0..7; byte t: 4i + t
+ *   group:            f16 d[48] | f16 dmin[48] | eight blocks
+ *   quantized block:  values of panel 0, 1, 2 | scale[48] | min[48]
+ *     a panel has planes of dwords [..][lane]; in byte t of a dword
+ *     8 bits:         [i], i 0..7: column 4i + t
+ *     4 bits:         [i], i 0..3: column 4i + t low and 16 + 4i + t high
+ *     2 bits:         [h], h 0..1: column 16h + 4i + t at bit 2i
+ *     1 bit:          column 16h + 4i + t at bit 4h + i
+ *   two scales a block are scale[2][48], each for 16 columns
  *   float:            value [column][48]
  *
  * All values are unsigned; a form without minima has a zero point, which is
@@ -32,12 +38,33 @@
 typedef enum {
     CPU_N4Z,    /* nibbles, zero point      Q4_0       */
     CPU_N4M,    /* nibbles, minima          Q4_1       */
-    CPU_B8Z,    /* bytes, zero point        Q5_0, Q8_0 */
+    CPU_B8Z,    /* bytes, zero point        Q8_0       */
     CPU_B8M,    /* bytes, minima            Q5_1       */
+    CPU_B8D,    /* bytes, f32 scale         Q8_K       */
+    CPU_T4,     /* nibbles through a table  IQ4_NL     */
+    CPU_T4G,    /* the same in groups       IQ4_XS     */
+    CPU_G2,     /* 2 bits, groups           Q2_K       */
+    CPU_G3,     /* 2 + 1 bits               Q3_K       */
+    CPU_G4,     /* nibbles                  Q4_K       */
+    CPU_G5,     /* 4 + 1 bits               Q5_K       */
+    CPU_G6,     /* 4 + 2 bits               Q6_K       */
     CPU_F32,
     CPU_F16,
     CPU_BF16
 } cpu_form_e;
+
+/* What a quantized form is made of; a constant wherever the form is one. */
+typedef struct {
+    int  low;       /* bits of a value in the first plane: 2, 4, 8 */
+    int  high;      /* bits in the second plane, above them: 0, 1, 2 */
+    int  table;     /* values are kern_iq4_values[] + 128 */
+    int  subs;      /* scales of a block: 1 or 2 */
+    int  group;     /* blocks of a group: 1 or 8 */
+    int  scale;     /* bytes of one: 2 f16, 4 f32, 1 i8 times the head's d */
+    int  min;       /* bytes of one: 0 none, 2 f16, 1 u8 times the head's
+                     * dmin, to be taken off */
+    int  shared;    /* scale and minimum are halves of one byte */
+} cpu_traits_t;
 
 struct kern_weight_s {
     uint8_t            *data;
@@ -137,6 +164,74 @@ cpu_valid(const kern_weight_t *w, uint32_t stripe)
     uint32_t left = w->n_out - stripe * CPU_STRIPE;
 
     return left < CPU_STRIPE ? left : CPU_STRIPE;
+}
+
+static inline __attribute__((always_inline)) cpu_traits_t
+cpu_traits(cpu_form_e form)
+{
+    switch (form) {
+    case CPU_N4Z:
+        return (cpu_traits_t) { 4, 0, 0, 1, 1, 2, 0, 0 };
+    case CPU_N4M:
+        return (cpu_traits_t) { 4, 0, 0, 1, 1, 2, 2, 0 };
+    case CPU_B8Z:
+        return (cpu_traits_t) { 8, 0, 0, 1, 1, 2, 0, 0 };
+    case CPU_B8M:
+        return (cpu_traits_t) { 8, 0, 0, 1, 1, 2, 2, 0 };
+    case CPU_B8D:
+        return (cpu_traits_t) { 8, 0, 0, 1, 1, 4, 0, 0 };
+    case CPU_T4:
+        return (cpu_traits_t) { 4, 0, 1, 1, 1, 2, 0, 0 };
+    case CPU_T4G:
+        return (cpu_traits_t) { 4, 0, 1, 1, 8, 1, 0, 0 };
+    case CPU_G2:
+        return (cpu_traits_t) { 2, 0, 0, 2, 8, 1, 1, 1 };
+    case CPU_G3:
+        return (cpu_traits_t) { 2, 1, 0, 2, 8, 1, 0, 0 };
+    case CPU_G4:
+        return (cpu_traits_t) { 4, 0, 0, 1, 8, 1, 1, 0 };
+    case CPU_G5:
+        return (cpu_traits_t) { 4, 1, 0, 1, 8, 1, 1, 0 };
+    case CPU_G6:
+        return (cpu_traits_t) { 4, 2, 0, 2, 8, 1, 0, 0 };
+    default:
+        return (cpu_traits_t) { 0 };
+    }
+}
+
+/* Bytes of a panel, of the head of a group, of a block, and where block b
+ * and the head of its group begin. */
+static inline __attribute__((always_inline)) size_t
+cpu_panel_bytes(const cpu_traits_t t)
+{
+    return 64 * (size_t) (t.low + t.high);
+}
+
+static inline __attribute__((always_inline)) size_t
+cpu_head_bytes(const cpu_traits_t t)
+{
+    return t.group == 1 ? 0 : (size_t) (t.min ? 4 : 2) * CPU_STRIPE;
+}
+
+static inline __attribute__((always_inline)) size_t
+cpu_block_bytes(const cpu_traits_t t)
+{
+    return 3 * cpu_panel_bytes(t) + (size_t) (t.subs * t.scale
+           + (t.shared ? 0 : t.min)) * CPU_STRIPE;
+}
+
+static inline size_t
+cpu_head_at(const cpu_traits_t t, uint32_t b)
+{
+    return b / (uint32_t) t.group
+           * (cpu_head_bytes(t) + (size_t) t.group * cpu_block_bytes(t));
+}
+
+static inline size_t
+cpu_block_at(const cpu_traits_t t, uint32_t b)
+{
+    return cpu_head_at(t, b) + cpu_head_bytes(t)
+           + b % (uint32_t) t.group * cpu_block_bytes(t);
 }
 
 float cpu_f16_to_f32(uint16_t h);

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "cpu_ctx.h"
+#include "ref/ref_dequant_k.h"
 
 #define SLAB_BYTES  (64u << 20)
 #define SLAB_ALIGN  (2u << 20)
@@ -20,17 +21,26 @@ typedef struct {
     uint32_t     values, bytes;    /* of a block in the file */
     cpu_form_e   form;
     uint32_t     zero_shift;
+    uint32_t     d_at;             /* of d in a block; dmin or m follows */
 } pack_type_t;
 
 static const pack_type_t  pack_types[] = {
-    { KERN_F32,  "F32",  1,  4,  CPU_F32,  0 },
-    { KERN_F16,  "F16",  1,  2,  CPU_F16,  0 },
-    { KERN_BF16, "BF16", 1,  2,  CPU_BF16, 0 },
-    { KERN_Q4_0, "Q4_0", 32, 18, CPU_N4Z,  3 },
-    { KERN_Q4_1, "Q4_1", 32, 20, CPU_N4M,  0 },
-    { KERN_Q5_0, "Q5_0", 32, 22, CPU_B8Z,  4 },
-    { KERN_Q5_1, "Q5_1", 32, 24, CPU_B8M,  0 },
-    { KERN_Q8_0, "Q8_0", 32, 34, CPU_B8Z,  7 }
+    { KERN_F32,    "F32",    1,   4,   CPU_F32,  0, 0 },
+    { KERN_F16,    "F16",    1,   2,   CPU_F16,  0, 0 },
+    { KERN_BF16,   "BF16",   1,   2,   CPU_BF16, 0, 0 },
+    { KERN_Q4_0,   "Q4_0",   32,  18,  CPU_N4Z,  3, 0 },
+    { KERN_Q4_1,   "Q4_1",   32,  20,  CPU_N4M,  0, 0 },
+    { KERN_Q5_0,   "Q5_0",   32,  22,  CPU_B8Z,  4, 0 },
+    { KERN_Q5_1,   "Q5_1",   32,  24,  CPU_B8M,  0, 0 },
+    { KERN_Q8_0,   "Q8_0",   32,  34,  CPU_B8Z,  7, 0 },
+    { KERN_Q2_K,   "Q2_K",   256, 84,  CPU_G2,   0, 80 },
+    { KERN_Q3_K,   "Q3_K",   256, 110, CPU_G3,   2, 108 },
+    { KERN_Q4_K,   "Q4_K",   256, 144, CPU_G4,   0, 0 },
+    { KERN_Q5_K,   "Q5_K",   256, 176, CPU_G5,   0, 0 },
+    { KERN_Q6_K,   "Q6_K",   256, 210, CPU_G6,   5, 208 },
+    { KERN_Q8_K,   "Q8_K",   256, 292, CPU_B8D,  7, 0 },
+    { KERN_IQ4_NL, "IQ4_NL", 32,  18,  CPU_T4,   7, 0 },
+    { KERN_IQ4_XS, "IQ4_XS", 256, 136, CPU_T4G,  7, 0 }
 };
 
 /* One pack() running on the team. */
@@ -142,46 +152,66 @@ cpu_slabs_free(kern_ctx_t *c)
     }
 }
 
-/* The block of a file (any quantized type) as 32 unsigned values. */
+/* A plane of `bits` bits of 32 values each (cpu.h has the drawing). */
 static void
-pack_values(const pack_type_t *t, const uint8_t *blk, uint8_t *v)
+pack_plane(uint8_t *plane, uint32_t bits, uint32_t lane, const uint8_t *v)
 {
-    uint32_t  i, qh = 0;
-    size_t    head = t->type == KERN_Q4_1 || t->type == KERN_Q5_1 ? 4 : 2;
+    uint32_t  k, i, h;
 
-    if (t->type == KERN_Q8_0) {
-        for (i = 0; i < 32; i++) {
-            v[i] = (uint8_t) (blk[2 + i] ^ 0x80);    /* + 128 */
+    plane += lane * 4;
+    for (k = 0; k < CPU_BLOCK; k++) {
+        i = k % 16 / 4;
+        h = k / 16;
+        switch (bits) {
+        case 8:
+            plane[k / 4 * 64 + k % 4] = v[k];
+            break;
+        case 4:
+            plane[i * 64 + k % 4] |= (uint8_t) ((v[k] & 15) << 4 * h);
+            break;
+        case 2:
+            plane[h * 64 + k % 4] |= (uint8_t) ((v[k] & 3) << 2 * i);
+            break;
+        default:
+            plane[k % 4] |= (uint8_t) ((v[k] & 1) << (4 * h + i));
         }
-        return;
-    }
-
-    if (t->type == KERN_Q5_0 || t->type == KERN_Q5_1) {
-        memcpy(&qh, blk + head, sizeof(qh));
-        head += 4;
-    }
-    for (i = 0; i < 16; i++) {
-        v[i] = (uint8_t) ((blk[head + i] & 15) | (qh >> i & 1) << 4);
-        v[i + 16] = (uint8_t) (blk[head + i] >> 4
-                               | (qh >> (i + 16) & 1) << 4);
     }
 }
 
+/* Values and scales of the k-th 32 values of blk, output j of a block. */
 static void
-pack_put_values(cpu_form_e form, uint8_t *panel, uint32_t lane,
-    const uint8_t *v)
+pack_block(const pack_type_t *t, const cpu_traits_t f, uint8_t *out,
+    uint32_t j, const ref_block_t *blk, uint32_t k)
 {
-    uint32_t  k;
+    uint8_t   v[CPU_BLOCK], *p = out + j / CPU_LANES * cpu_panel_bytes(f);
+    uint32_t  i, s, n = 0;
+    int       zero = f.min ? 0 : 1 << t->zero_shift;
 
-    if (form == CPU_N4Z || form == CPU_N4M) {
-        for (k = 0; k < 16; k++) {
-            panel[k / 4 * 64 + lane * 4 + k % 4] =
-                (uint8_t) (v[k] | v[k + 16] << 4);
+    for (i = 0; i < CPU_BLOCK; i++) {
+        v[i] = (uint8_t) (blk->q[k * CPU_BLOCK + i] + zero);
+        if (f.table) {
+            for (n = 0; kern_iq4_values[n] + 128 != v[i]; n++) { /* void */ }
+            v[i] = (uint8_t) n;
         }
+    }
+    pack_plane(p, (uint32_t) f.low, j % CPU_LANES, v);
+    if (f.high) {
+        for (i = 0; i < CPU_BLOCK; i++) {
+            v[i] = (uint8_t) (v[i] >> f.low);
+        }
+        pack_plane(p + 64 * f.low, (uint32_t) f.high, j % CPU_LANES, v);
+    }
+    if (f.scale != 1) {
         return;
     }
-    for (k = 0; k < 32; k++) {
-        panel[k / 4 * 64 + lane * 4 + k % 4] = v[k];
+
+    p = out + 3 * cpu_panel_bytes(f) + j;
+    for (s = 0; s < (uint32_t) f.subs; s++, p += CPU_STRIPE) {
+        i = k * (uint32_t) f.subs + s;
+        *p = (uint8_t) (blk->scale[i] | (f.shared ? blk->min[i] << 4 : 0));
+    }
+    if (f.min && !f.shared) {
+        *p = blk->min[k];
     }
 }
 
@@ -190,27 +220,40 @@ static void
 pack_stripe_quant(const pack_job_t *job, uint8_t *out, const uint8_t *rows,
     uint32_t n, size_t row_bytes)
 {
-    const pack_type_t  *t = job->type;
-    int                 nib = t->form == CPU_N4Z || t->form == CPU_N4M;
-    int                 min = t->form == CPU_N4M || t->form == CPU_B8M;
-    size_t              panel = nib ? 256 : 512;
-    uint32_t            nb = job->w->n_in / CPU_BLOCK, b, j;
-    const uint8_t      *blk;
-    uint8_t             v[CPU_BLOCK];
+    const pack_type_t   *t = job->type;
+    const cpu_traits_t   f = cpu_traits(t->form);
+    uint32_t             blocks = t->values / CPU_BLOCK, b, j, k;
+    size_t               scales = 3 * cpu_panel_bytes(f);
+    const uint8_t       *d;
+    uint8_t             *p;
+    ref_block_t          blk;
 
-    for (b = 0; b < nb; b++) {
-        memset(out, 0, 3 * panel + (min ? 4 : 2) * CPU_STRIPE);
+    memset(out, 0, job->w->stripe_bytes);
+    for (b = 0; b < job->w->n_in / CPU_BLOCK; b += blocks) {
         for (j = 0; j < n; j++) {
-            blk = rows + j * row_bytes + (size_t) b * t->bytes;
-            pack_values(t, blk, v);
-            pack_put_values(t->form, out + j / CPU_LANES * panel,
-                            j % CPU_LANES, v);
-            memcpy(out + 3 * panel + 2 * j, blk, 2);
-            if (min) {
-                memcpy(out + 3 * panel + 2 * (CPU_STRIPE + j), blk + 2, 2);
+            d = rows + j * row_bytes + (size_t) (b / blocks) * t->bytes;
+            (void) kern_unpack_ref(&blk, t->type, d);
+            d += t->d_at;
+            if (f.scale == 1) {
+                p = out + cpu_head_at(f, b);
+                memcpy(p + 2 * j, d, 2);
+                if (f.min) {
+                    memcpy(p + 2 * (CPU_STRIPE + j), d + 2, 2);
+                }
+            }
+            for (k = 0; k < blocks; k++) {
+                p = out + cpu_block_at(f, b + k);
+                pack_block(t, f, p, j, &blk, k);
+                if (f.scale == 1) {
+                    continue;
+                }
+                memcpy(p + scales + (size_t) f.scale * j, d,
+                       (size_t) f.scale);
+                if (f.min) {
+                    memcpy(p + scales + 2 * (CPU_STRIPE + j), d + 2, 2);
+                }
             }
         }
-        out += 3 * panel + (min ? 4 : 2) * CPU_STRIPE;
     }
 }
 
@@ -259,20 +302,10 @@ pack_unit(void *arg, uint32_t item, uint32_t stripe, uint32_t tid)
 static size_t
 pack_stripe_bytes(const pack_type_t *t, uint32_t n_in)
 {
-    size_t  nb = n_in / CPU_BLOCK;
-
-    switch (t->form) {
-    case CPU_N4Z:
-        return nb * CPU_STRIPE * 18;
-    case CPU_N4M:
-        return nb * CPU_STRIPE * 20;
-    case CPU_B8Z:
-        return nb * CPU_STRIPE * 34;
-    case CPU_B8M:
-        return nb * CPU_STRIPE * 36;
-    default:
+    if (t->form >= CPU_F32) {
         return (size_t) n_in * CPU_STRIPE * t->bytes;
     }
+    return cpu_head_at(cpu_traits(t->form), n_in / CPU_BLOCK);
 }
 
 int
@@ -282,18 +315,20 @@ kern_cpu_pack(kern_ctx_t *c, kern_weight_t **weight, const kern_src_t *src,
     const pack_type_t  *t = pack_type(src->type);
     pack_job_t          job;
     kern_weight_t      *w;
+    uint32_t            block;
     int                 rc;
 
     if (t == NULL) {
         return infer_err(err, INFER_UNSUPPORTED,
                          "tensor type %u has no kernel", src->type);
     }
-    if (src->n_out == 0 || src->n_in == 0 || src->n_in % CPU_BLOCK != 0
+    block = t->values > CPU_BLOCK ? t->values : CPU_BLOCK;
+    if (src->n_out == 0 || src->n_in == 0 || src->n_in % block != 0
         || src->n_in > 1u << 20 || src->n_out > 1u << 24)
     {
         return infer_err(err, INFER_UNSUPPORTED,
                          "matrix of %u x %u: the columns must be a multiple "
-                         "of %u", src->n_out, src->n_in, CPU_BLOCK);
+                         "of %u", src->n_out, src->n_in, block);
     }
 
     w = calloc(1, sizeof(*w));

@@ -38,6 +38,14 @@ enum {
     KERN_Q5_0 = 6,
     KERN_Q5_1 = 7,
     KERN_Q8_0 = 8,
+    KERN_Q2_K = 10,
+    KERN_Q3_K = 11,
+    KERN_Q4_K = 12,
+    KERN_Q5_K = 13,
+    KERN_Q6_K = 14,
+    KERN_Q8_K = 15,
+    KERN_IQ4_NL = 20,
+    KERN_IQ4_XS = 23,
     KERN_BF16 = 30
 };
 

@@ -80,10 +80,14 @@ static const char *
 model_type_name(uint32_t type)
 {
     static const char *const k[] = {
-        "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K"
+        [9] = "Q8_1", [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS",
+        [19] = "IQ1_S", [21] = "IQ3_S", [22] = "IQ2_S", [24] = "I8",
+        [25] = "I16", [26] = "I32", [27] = "I64", [28] = "F64",
+        [29] = "IQ1_M", [34] = "TQ1_0", [35] = "TQ2_0", [39] = "MXFP4"
     };
 
-    return type >= 10 && type < 16 ? k[type - 10] : "of this number";
+    return type < sizeof(k) / sizeof(k[0]) && k[type] != NULL
+           ? k[type] : "of this number";
 }
 
 
@@ -97,8 +101,9 @@ model_check_type(const infer_gguf_tensor_t *t, int vector, infer_err_t *err)
     if (values == 0) {
         return infer_err(err, INFER_UNSUPPORTED,
                          "tensor \"%s\" has type %u; type %s is not "
-                         "supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0 "
-                         "and Q5_1 are)", t->name, t->type,
+                         "supported (F32, F16, BF16, Q4_0, Q4_1, Q5_0, "
+                         "Q5_1, Q8_0, Q2_K to Q6_K, Q8_K, IQ4_NL and IQ4_XS "
+                         "are)", t->name, t->type,
                          model_type_name(t->type));
     }
 

@@ -322,6 +322,10 @@ test_model(const tiny_conf_t *conf, const char *model)
 int
 main(void)
 {
+    static const uint32_t k_types[] = {
+        KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K, KERN_Q8_K,
+        KERN_IQ4_NL, KERN_IQ4_XS
+    };
     tiny_conf_t c = tiny_default;
 
     test_model(&c, "mixed types");
@@ -347,6 +351,21 @@ main(void)
     c.V = 261;
     c.type = TINY_BF16;
     test_model(&c, "bf16, one head");
+
+    /* groups of 256 in all matrices, each type once; the embedding too */
+    c = tiny_default;
+    c.L = 1;
+    c.D = 256;
+    c.H = 4;
+    c.G = 2;
+    c.F = 256;
+    c.V = 300;
+
+    for (size_t i = 0; i < sizeof(k_types) / sizeof(k_types[0]); i++) {
+        c.type = k_types[i];
+        c.tied = i % 2;
+        test_model(&c, kern_type_name(c.type));
+    }
 
     return tap_done();
 }

@@ -184,10 +184,7 @@ test_keys(void)
     refused(&c, INFER_UNSUPPORTED, "expert_count", "experts");
     c = tiny_default;
     c.retype = "blk.0.attn_q.weight";
-    c.D = 256;
-    c.H = 1;
-    c.G = 1;
-    refused(&c, INFER_UNSUPPORTED, "Q2_K", "type");
+    refused(&c, INFER_UNSUPPORTED, "IQ2_XXS", "type");
     c = tiny_default;
     c.extra_tensor = "blk.0.attn_q.bias";
     refused(&c, INFER_UNSUPPORTED, "attn_q.bias", "unknown tensor");

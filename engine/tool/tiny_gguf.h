@@ -52,7 +52,7 @@ typedef struct {
     int          rope_freqs;              /* 1: write rope_freqs.weight */
     const char  *omit;                    /* leave this tensor or key out */
     const char  *misshape;                /* this tensor gets one row less */
-    const char  *retype;                  /* it claims type 10; D, F % 256 == 0 */
+    const char  *retype;                  /* it claims IQ2_XXS, which none runs */
 } tiny_conf_t;
 
 typedef struct {
@@ -262,7 +262,7 @@ tiny_tensor(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
     }
 
     if (t->conf.retype != NULL && strcmp(t->conf.retype, name) == 0) {
-        type = 10;
+        type = 16;
     }
 
     tiny_strn(&t->infos, name, strlen(name));

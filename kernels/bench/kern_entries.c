@@ -139,7 +139,7 @@ linears(kern_ctx_t *c, entry_t *e)
     char                   name[64];
 
     for (i = 0; i < TEST_N_TYPES; i++) {
-        kern_src_t  s = { .type = test_types[i], .n_out = FFN, .n_in = DIM,
+        kern_src_t  s = { .type = test_types[i], .n_out = DIM, .n_in = FFN,
                           .read = bench_read };
 
         if (kern_cpu_pack(c, &w, &s, NULL) != INFER_OK) {
@@ -150,7 +150,7 @@ linears(kern_ctx_t *c, entry_t *e)
             e->rows = rows[r];
             snprintf(name, sizeof(name), "linear %s x %u",
                      kern_type_name(s.type), e->rows);
-            row(name, run_linear, e, kern_linear_cost(s.type, FFN, DIM,
+            row(name, run_linear, e, kern_linear_cost(s.type, DIM, FFN,
                                                       e->rows));
         }
         kern_cpu_weight_free(c, w);
@@ -200,7 +200,7 @@ main(int argc, char **argv)
     entry_t             e = { .in = cpu_inner(isa) };
     const kern_ops_t   *ops = kern_init("cpu", isa, NULL);
     kern_ctx_t         *c;
-    size_t              n = (size_t) MAX_ROWS * DIM;
+    size_t              n = (size_t) MAX_ROWS * FFN;
     uint32_t            r;
 
     if (e.in == NULL || ops->open(&c, ops, &s, NULL) != INFER_OK) {
@@ -212,13 +212,13 @@ main(int argc, char **argv)
     e.cs = test_floats(128, 1);
     e.kv = calloc(KEYS / 32, cpu_kv_head_bytes(64, 64));
     e.acts = (cpu_acts_t) {
-        .n_in = DIM, .q = test_alloc(n), .d = test_alloc(n / 8),
+        .n_in = FFN, .q = test_alloc(n), .d = test_alloc(n / 8),
         .nsum = test_alloc(n / 8), .hsum = test_alloc(n / 4),
         .dsum = test_alloc(n / 8),
         .f = test_floats(n, 2)
     };
     for (r = 0; r < MAX_ROWS; r++) {
-        e.in->quantize(&e.acts, r, 0, DIM / 32, e.acts.f + r * DIM);
+        e.in->quantize(&e.acts, r, 0, FFN / 32, e.acts.f + r * FFN);
     }
 
     printf("%s, one thread\n", e.in->name);

@@ -1,8 +1,9 @@
 /*
  * ref_linear.c: the two definitions of a linear layer. f32 activations:
  * weights dequantized, one chain of multiply and add over k ascending. q8
- * activations: exact integer sum per block, then one fma chain over blocks
- * ascending, minima in a second chain that is added at the end; float
+ * activations: exact integer sum per scale (32 columns or 16), then one fma
+ * chain over these ascending, minima in a second chain that is added at the
+ * end; 8-bit scales and minima are first multiplied out in f32. Float
  * weights: one fma chain over k ascending.
  */
 
@@ -10,7 +11,9 @@
 #include <string.h>
 
 #include "ref/ref.h"
+#include "ref/ref_dequant_k.h"
 
+#define REF_INLINE  static inline __attribute__((always_inline))
 #define REF_ROWS  16     /* rows served by one dequantized block */
 
 /* Four outputs; every x86-64 and arm64 has such a register. */
@@ -18,38 +21,6 @@ typedef float  ref_v4 __attribute__((vector_size(16)));
 
 #define REF_V4  (CPU_STRIPE / 4)
 
-
-static inline int
-ref_is_nibble(const kern_weight_t *w)
-{
-    return w->form == CPU_N4Z || w->form == CPU_N4M;
-}
-
-static inline int
-ref_has_min(const kern_weight_t *w)
-{
-    return w->form == CPU_N4M || w->form == CPU_B8M;
-}
-
-static inline size_t
-ref_block_bytes(const kern_weight_t *w)
-{
-    return (ref_is_nibble(w) ? 16 : 32) * CPU_STRIPE
-           + (ref_has_min(w) ? 4 : 2) * CPU_STRIPE;
-}
-
-/* Unsigned value of output j (0..47), column k (0..31) of a block. */
-static inline uint32_t
-ref_value(const kern_weight_t *w, const uint8_t *blk, uint32_t j, uint32_t k)
-{
-    uint32_t  panel = j / CPU_LANES, lane = j % CPU_LANES, v;
-
-    if (ref_is_nibble(w)) {
-        v = blk[panel * 256 + k % 16 / 4 * 64 + lane * 4 + k % 4];
-        return k < 16 ? v & 15 : v >> 4;
-    }
-    return blk[panel * 512 + k / 4 * 64 + lane * 4 + k % 4];
-}
 
 static inline float
 ref_half(const uint8_t *p, uint32_t i)
@@ -60,16 +31,63 @@ ref_half(const uint8_t *p, uint32_t i)
     return cpu_f16_to_f32(h);
 }
 
-static float
-ref_scale(const kern_weight_t *w, const uint8_t *blk, uint32_t j)
+/* Unsigned value of output j (0..47), column k (0..31) of a block. */
+REF_INLINE uint32_t
+ref_value(const cpu_traits_t t, const uint8_t *blk, uint32_t j, uint32_t k)
 {
-    return ref_half(blk + (ref_is_nibble(w) ? 16 : 32) * CPU_STRIPE, j);
+    const uint8_t  *p = blk + j / CPU_LANES * cpu_panel_bytes(t)
+                        + j % CPU_LANES * 4 + k % 4;
+    uint32_t        h = k / 16, i = k % 16 / 4, v;
+
+    if (t.low == 8) {
+        return p[k / 4 * 64];
+    }
+    v = t.low == 4 ? p[i * 64] >> 4 * h & 15 : p[h * 64] >> 2 * i & 3;
+    p += 64 * t.low;
+    if (t.high == 1) {
+        v |= (uint32_t) (p[0] >> (4 * h + i) & 1) << t.low;
+    } else if (t.high == 2) {
+        v |= (uint32_t) (p[h * 64] >> 2 * i & 3) << t.low;
+    }
+    return t.table ? (uint32_t) (kern_iq4_values[v] + 128) : v;
 }
 
+/* Scale s of output j of a block; what 8-bit ones count is in the head. */
 static float
-ref_min(const kern_weight_t *w, const uint8_t *blk, uint32_t j)
+ref_scale(const cpu_traits_t t, const uint8_t *head, const uint8_t *blk,
+    uint32_t j, uint32_t s)
 {
-    return ref_half(blk + (ref_is_nibble(w) ? 18 : 34) * CPU_STRIPE, j);
+    const uint8_t  *p = blk + 3 * cpu_panel_bytes(t);
+    float           d;
+
+    if (t.scale == 2) {
+        return ref_half(p, j);
+    }
+    if (t.scale == 4) {
+        memcpy(&d, p + 4 * j, sizeof(d));
+        return d;
+    }
+    p += s * CPU_STRIPE + j;
+    return ref_half(head, j)
+           * (float) (t.shared ? *p & 15 : (int8_t) *p);
+}
+
+/* What is added to a value after scaling. */
+static float
+ref_min(const cpu_traits_t t, const uint8_t *head, const uint8_t *blk,
+    uint32_t j, uint32_t s)
+{
+    const uint8_t  *p = blk + 3 * cpu_panel_bytes(t)
+                        + t.scale * t.subs * CPU_STRIPE;
+
+    if (t.min == 2) {
+        return ref_half(p, j);
+    }
+    if (t.shared) {
+        p = blk + 3 * cpu_panel_bytes(t) + s * CPU_STRIPE;
+    }
+    return -(ref_half(head, CPU_STRIPE + j)
+             * (float) (t.shared ? p[j] >> 4 : p[j]));
 }
 
 static float
@@ -98,18 +116,24 @@ ref_float_at(const kern_weight_t *w, const uint8_t *stripe, uint32_t j,
 float
 cpu_weight_at(const kern_weight_t *w, uint32_t row, uint32_t col)
 {
-    const uint8_t  *s = w->data + row / CPU_STRIPE * w->stripe_bytes;
-    uint32_t        j = row % CPU_STRIPE, v;
+    const cpu_traits_t  t = cpu_traits(w->form);
+    const uint8_t      *s = w->data + row / CPU_STRIPE * w->stripe_bytes;
+    const uint8_t      *head, *blk;
+    uint32_t            j = row % CPU_STRIPE, v, sub;
+    float               d;
 
     if (w->form >= CPU_F32) {
         return ref_float_at(w, s, j, col);
     }
-    s += col / CPU_BLOCK * ref_block_bytes(w);
-    v = ref_value(w, s, j, col % CPU_BLOCK);
-    if (ref_has_min(w)) {
-        return ref_scale(w, s, j) * (float) v + ref_min(w, s, j);
+    head = s + cpu_head_at(t, col / CPU_BLOCK);
+    blk = s + cpu_block_at(t, col / CPU_BLOCK);
+    v = ref_value(t, blk, j, col % CPU_BLOCK);
+    sub = t.subs == 2 ? col / 16 % 2 : 0;
+    d = ref_scale(t, head, blk, j, sub);
+    if (t.min) {
+        return d * (float) v + ref_min(t, head, blk, j, sub);
     }
-    return ref_scale(w, s, j) * (float) ((int32_t) v - (1 << w->zero_shift));
+    return d * (float) ((int32_t) v - (1 << w->zero_shift));
 }
 
 static void
@@ -122,25 +146,50 @@ ref_store(float *y, const float *acc, uint32_t n, int add)
     }
 }
 
-/* Unsigned values of a block as [32][48]. */
-static void
-ref_unpack(const kern_weight_t *w, const uint8_t *blk, uint8_t *v)
-{
-    uint32_t  p, i, j, t, k, nibble = (uint32_t) ref_is_nibble(w);
+/* A block taken apart: unsigned values, scales and minima of its halves,
+ * which are the same where the block has one scale. */
+typedef struct {
+    uint8_t  v[CPU_BLOCK][CPU_STRIPE];
+    float    d[2][CPU_STRIPE], m[2][CPU_STRIPE];
+} ref_part_t;
 
-    for (p = 0; p < 3; p++, v += CPU_LANES) {
-        for (i = 0; i < (nibble ? 4u : 8u); i++) {
-            for (j = 0; j < CPU_LANES; j++) {
-                for (t = 0; t < 4; t++, blk++) {
-                    k = 4 * i + t;
-                    if (nibble) {
-                        v[k * CPU_STRIPE + j] = *blk & 15;
-                        v[(k + 16) * CPU_STRIPE + j] = *blk >> 4;
-                    } else {
-                        v[k * CPU_STRIPE + j] = *blk;
-                    }
-                }
-            }
+REF_INLINE void
+ref_unpack_values(const cpu_traits_t t, const uint8_t *blk, ref_part_t *part)
+{
+    uint32_t  j, k;
+
+    for (k = 0; k < CPU_BLOCK; k++) {
+        for (j = 0; j < CPU_STRIPE; j++) {
+            part->v[k][j] = (uint8_t) ref_value(t, blk, j, k);
+        }
+    }
+}
+
+static void
+ref_unpack(cpu_form_e form, const uint8_t *stripe, uint32_t b,
+    ref_part_t *part)
+{
+    const cpu_traits_t  t = cpu_traits(form);
+    const uint8_t      *head = stripe + cpu_head_at(t, b);
+    const uint8_t      *blk = stripe + cpu_block_at(t, b);
+    uint32_t            j, k, s;
+
+    switch (form) {
+    case CPU_N4Z:
+    case CPU_N4M:
+        ref_unpack_values(cpu_traits(CPU_N4Z), blk, part);
+        break;
+    case CPU_B8Z:
+        ref_unpack_values(cpu_traits(CPU_B8Z), blk, part);
+        break;
+    default:
+        ref_unpack_values(t, blk, part);
+    }
+    for (j = 0; j < CPU_STRIPE; j++) {
+        for (s = 0; s < 2; s++) {
+            k = t.subs == 2 ? s : 0;
+            part->d[s][j] = ref_scale(t, head, blk, j, k);
+            part->m[s][j] = t.min ? ref_min(t, head, blk, j, k) : 0;
         }
     }
 }
@@ -150,11 +199,11 @@ static void
 ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
     float *out)
 {
-    const uint8_t  *s = w->data + stripe * w->stripe_bytes;
-    uint8_t         v[CPU_BLOCK * CPU_STRIPE];
-    float           d[CPU_STRIPE], m[CPU_STRIPE];
-    uint32_t        j, k;
-    int32_t         zero;
+    const cpu_traits_t  t = cpu_traits(w->form);
+    const uint8_t      *s = w->data + stripe * w->stripe_bytes;
+    ref_part_t          part;
+    uint32_t            j, k;
+    int32_t             zero = t.min ? 0 : 1 << w->zero_shift;
 
     if (w->form >= CPU_F32) {
         for (k = 0; k < CPU_BLOCK; k++) {
@@ -166,18 +215,13 @@ ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
         return;
     }
 
-    s += b * ref_block_bytes(w);
-    ref_unpack(w, s, v);
-    zero = ref_has_min(w) ? 0 : 1 << w->zero_shift;
-    for (j = 0; j < CPU_STRIPE; j++) {
-        d[j] = ref_scale(w, s, j);
-        m[j] = ref_has_min(w) ? ref_min(w, s, j) : 0;
-    }
+    ref_unpack(w->form, s, b, &part);
     for (k = 0; k < CPU_BLOCK; k++) {
         for (j = 0; j < CPU_STRIPE; j++) {
-            *out = d[j] * (float) ((int32_t) v[k * CPU_STRIPE + j] - zero);
-            if (ref_has_min(w)) {
-                *out += m[j];
+            *out = part.d[k / 16][j]
+                   * (float) ((int32_t) part.v[k][j] - zero);
+            if (t.min) {
+                *out += part.m[k / 16][j];
             }
             out++;
         }
@@ -250,29 +294,33 @@ ref_linear_float(const kern_weight_t *w, uint32_t stripe, const float *x,
     }
 }
 
-/* One block's links of the chains of one row. */
+/* Half s of a block, or (with one scale) all of it: one link of the chains
+ * of one row. */
 static void
-ref_link(const kern_weight_t *w, const uint8_t *v, const float *d,
-    const float *m, const cpu_acts_t *a, uint32_t row, uint32_t b,
-    float *acc, float *min)
+ref_link(const kern_weight_t *w, const cpu_traits_t t, const ref_part_t *part,
+    const cpu_acts_t *a, uint32_t row, uint32_t b, uint32_t s, float *acc,
+    float *min)
 {
     const int8_t  *q = a->q + (size_t) row * w->n_in + b * CPU_BLOCK;
     size_t         at = (size_t) row * (w->n_in / CPU_BLOCK) + b;
     int32_t        sum[CPU_STRIPE];
-    uint32_t       j, k;
+    int32_t        nsum = t.subs == 2 ? a->hsum[2 * at + s] : a->nsum[at];
+    float          dsum;
+    uint32_t       j, k, to = t.subs == 2 ? 16 * s + 16 : CPU_BLOCK;
 
     for (j = 0; j < CPU_STRIPE; j++) {
-        sum[j] = ref_has_min(w) ? 0 : a->nsum[at] * (1 << w->zero_shift);
+        sum[j] = t.min ? 0 : nsum * (1 << w->zero_shift);
     }
-    for (k = 0; k < CPU_BLOCK; k++) {
+    for (k = 16 * s; k < to; k++) {
         for (j = 0; j < CPU_STRIPE; j++) {
-            sum[j] += (int16_t) (v[k * CPU_STRIPE + j] * q[k]);
+            sum[j] += (int16_t) (part->v[k][j] * q[k]);
         }
     }
+    dsum = t.subs == 2 ? a->d[at] * (float) -nsum : a->dsum[at];
     for (j = 0; j < CPU_STRIPE; j++) {
-        acc[j] = fmaf((float) sum[j], d[j] * a->d[at], acc[j]);
-        if (ref_has_min(w)) {
-            min[j] = fmaf(m[j], a->dsum[at], min[j]);
+        acc[j] = fmaf((float) sum[j], part->d[s][j] * a->d[at], acc[j]);
+        if (t.min) {
+            min[j] = fmaf(part->m[s][j], dsum, min[j]);
         }
     }
 }
@@ -282,24 +330,24 @@ static void
 ref_linear_quant(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n, float (*acc)[CPU_STRIPE])
 {
-    const uint8_t  *blk = w->data + stripe * w->stripe_bytes;
-    uint8_t         v[CPU_BLOCK * CPU_STRIPE];
-    float           min[REF_ROWS][CPU_STRIPE], d[CPU_STRIPE], m[CPU_STRIPE];
-    uint32_t        b, j, r;
+    const cpu_traits_t  t = cpu_traits(w->form);
+    const uint8_t      *data = w->data + stripe * w->stripe_bytes;
+    ref_part_t          part;
+    float               min[REF_ROWS][CPU_STRIPE];
+    uint32_t            b, j, r;
 
     memset(acc, 0, REF_ROWS * sizeof(acc[0]));
     memset(min, 0, sizeof(min));
-    for (b = 0; b < w->n_in / CPU_BLOCK; b++, blk += ref_block_bytes(w)) {
-        ref_unpack(w, blk, v);
-        for (j = 0; j < CPU_STRIPE; j++) {
-            d[j] = ref_scale(w, blk, j);
-            m[j] = ref_has_min(w) ? ref_min(w, blk, j) : 0;
-        }
+    for (b = 0; b < w->n_in / CPU_BLOCK; b++) {
+        ref_unpack(w->form, data, b, &part);
         for (r = 0; r < n; r++) {
-            ref_link(w, v, d, m, a, r0 + r, b, acc[r], min[r]);
+            ref_link(w, t, &part, a, r0 + r, b, 0, acc[r], min[r]);
+            if (t.subs == 2) {
+                ref_link(w, t, &part, a, r0 + r, b, 1, acc[r], min[r]);
+            }
         }
     }
-    for (r = 0; r < n && ref_has_min(w); r++) {
+    for (r = 0; r < n && t.min; r++) {
         for (j = 0; j < CPU_STRIPE; j++) {
             acc[r][j] += min[r][j];
         }

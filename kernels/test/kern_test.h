@@ -1,7 +1,8 @@
 /*
  * kern_test.h: what the kernel tests share: a seeded random source (set
  * INFER_SEED to repeat a run), buffers with canaries, random tensors in file
- * order and their values decoded independently of the kernels.
+ * order and their values decoded independently of the packers (those of K
+ * and IQ4 blocks by kern_dequant_ref(), which has its own test).
  */
 
 #ifndef KERN_TEST_H
@@ -12,6 +13,7 @@
 #include <string.h>
 
 #include "cpu_ctx.h"
+#include "ref/ref_dequant_k.h"
 #include "../../engine/test/tap.h"
 
 #define TEST_UNUSED  __attribute__((unused))
@@ -116,6 +118,42 @@ test_put_half(uint8_t *p, float f)
     memcpy(p, &h, 2);
 }
 
+/* The scales of a block of a K or IQ4 type, whose other bytes are random:
+ * values of about +-f. */
+TEST_UNUSED static void
+test_put_scales(uint8_t *b, uint32_t type, float f)
+{
+    switch (type) {
+    case KERN_Q2_K:
+        test_put_half(b + 80, fabsf(f) / 20);
+        test_put_half(b + 82, fabsf(f) / 14);
+        break;
+    case KERN_Q3_K:
+        test_put_half(b + 108, f / 100);
+        break;
+    case KERN_Q4_K:
+        test_put_half(b, fabsf(f) / 300);
+        test_put_half(b + 2, fabsf(f) / 40);
+        break;
+    case KERN_Q5_K:
+        test_put_half(b, fabsf(f) / 600);
+        test_put_half(b + 2, fabsf(f) / 40);
+        break;
+    case KERN_Q6_K:
+        test_put_half(b + 208, f / 3000);
+        break;
+    case KERN_Q8_K:
+        f /= 127;
+        memcpy(b, &f, sizeof(f));
+        break;
+    case KERN_IQ4_XS:
+        test_put_half(b, f / 3000);
+        break;
+    default:
+        test_put_half(b, f / 127);
+    }
+}
+
 /* Random values of about +-amp. */
 TEST_UNUSED static test_tensor_t
 test_tensor(uint32_t type, uint32_t n_out, uint32_t n_in, float amp)
@@ -162,9 +200,12 @@ test_tensor(uint32_t type, uint32_t n_out, uint32_t n_in, float amp)
             test_put_half(b, fabsf(f) / 8);
             test_put_half(b + 2, -fabsf(f) * (0.9f + 0.2f * test_f32()));
             break;
-        default:
+        case KERN_Q5_1:
             test_put_half(b, fabsf(f) / 16);
             test_put_half(b + 2, -fabsf(f) * (0.9f + 0.2f * test_f32()));
+            break;
+        default:
+            test_put_scales(b, type, f);
         }
     }
     t.src = (kern_src_t) { .type = type, .n_out = n_out, .n_in = n_in,
@@ -179,11 +220,15 @@ test_value(const test_tensor_t *t, uint32_t row, uint32_t col)
     uint32_t        values, bytes, k, qh, v;
     const uint8_t  *b;
     uint16_t        h[2] = { 0, 0 };
-    float           f = 0, d, m;
+    float           f = 0, d, m, all[256];
 
     kern_type_layout(t->src.type, &values, &bytes);
     b = t->raw + row * t->row_bytes + (size_t) (col / values) * bytes;
     k = col % values;
+    if (t->src.type >= KERN_Q2_K && t->src.type != KERN_BF16) {
+        (void) kern_dequant_ref(all, t->src.type, b, values);
+        return all[k];
+    }
     memcpy(h, b, bytes < 4 ? 2 : 4);
     d = cpu_f16_to_f32(h[0]);
     m = cpu_f16_to_f32(h[1]);
@@ -218,7 +263,8 @@ test_value(const test_tensor_t *t, uint32_t row, uint32_t col)
 
 static const uint32_t  test_types[] TEST_UNUSED = {
     KERN_F32, KERN_F16, KERN_BF16, KERN_Q4_0, KERN_Q4_1, KERN_Q5_0,
-    KERN_Q5_1, KERN_Q8_0
+    KERN_Q5_1, KERN_Q8_0, KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K,
+    KERN_Q6_K, KERN_Q8_K, KERN_IQ4_NL, KERN_IQ4_XS
 };
 
 #define TEST_N_TYPES  (sizeof(test_types) / sizeof(test_types[0]))

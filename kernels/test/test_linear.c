@@ -7,7 +7,7 @@
 #include "kern_test.h"
 
 static const uint32_t  outs[] = { 1, 15, 16, 17, 47, 48, 49, 96, 200 };
-static const uint32_t  ins[] = { 32, 64, 96, 576 };
+static const uint32_t  ins[] = { 32, 64, 96, 576, 256, 768 };
 static const uint32_t  rows_list[] = { 1, 2, 3, 4, 5, 7, 8, 33 };
 
 #define N(a)      (sizeof(a) / sizeof((a)[0]))
@@ -156,14 +156,18 @@ static void
 check_type(kern_ctx_t *c, uint32_t type)
 {
     const kern_ops_t  *ops = kern_init("cpu", "ref-q8", NULL);
-    uint32_t           i, j, l;
+    uint32_t           i, j, l, values, bytes;
     int                packed = 1, whole = 1, equal[TEST_N_FAST] = { 1, 1 };
     double             e, e32 = 0, e8 = 0;
     test_tensor_t      t;
     kern_weight_t     *w;
     cpu_acts_t         a;
 
+    kern_type_layout(type, &values, &bytes);
     for (i = 0; i < N(ins); i++) {
+        if (values > 32 ? ins[i] % values != 0 : ins[i] % 256 == 0) {
+            continue;
+        }
         a = make_acts(ins[i]);
         for (j = 0; j < N(outs); j++) {
             t = test_tensor(type, outs[j], ins[i], 1);
@@ -216,9 +220,13 @@ check_refused(kern_ctx_t *c)
     infer_err_t        err = { 0 };
     kern_src_t         s = t.src;
 
-    s.type = 12;
+    s.type = 16;
     ok(ops->pack(c, &w, &s, &err) == INFER_UNSUPPORTED && err.text[0] != 0,
        "unknown type: %s", err.text);
+    s.type = KERN_Q4_K;
+    s.n_in = 288;
+    ok(ops->pack(c, &w, &s, &err) == INFER_UNSUPPORTED, "part of a group: %s",
+       err.text);
     s = t.src;
     s.n_in = 48;
     ok(ops->pack(c, &w, &s, &err) == INFER_UNSUPPORTED, "odd columns: %s",

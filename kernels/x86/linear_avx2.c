@@ -283,5 +283,7 @@ kern_linear_avx2(const kern_weight_t *wt, uint32_t stripe,
     case CPU_BF16:
         tile_float_form(w, x, wt->n_in, n_rows, y, ldy, valid, add, CPU_BF16);
         break;
+    default:
+        kern_linear_k_avx2(wt, stripe, a, r0, n_rows, y, ldy, add);
     }
 }

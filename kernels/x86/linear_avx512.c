@@ -5,9 +5,10 @@
  * shapes   w one stripe in the layout of cpu.h; rows of cpu_acts_t
  * tile     3 panels x 1..4 rows: 12 int32 and 12 f32 accumulators; the
  *          same code serves every number of rows, tails are smaller tiles
- * math     per block of 32: exact vpdpbusd sum (u8 weight x s8 activation,
- *          started from the zero point times minus the block sum), one fma
- *          with the product of the scales; minima in a chain of their own
+ * math     per scale, 32 columns or 16: exact vpdpbusd sum (u8 weight x s8
+ *          activation, started from the zero point times minus the sum of
+ *          activations), one fma with the product of the scales; minima in
+ *          a chain of their own
  * traffic  kern_linear_cost(); weights once per call, from L2
  * bound    memory up to about 4 rows, then vpdpbusd: 8 of 11 multiply-port
  *          instructions per block are useful (73 %)
@@ -17,6 +18,7 @@
 
 #include <immintrin.h>
 
+#include "ref/ref_dequant_k.h"
 #include "x86/x86.h"
 
 #define TILE_ROWS  4
@@ -24,17 +26,11 @@
 
 #define TILE_INLINE  static inline __attribute__((always_inline))
 
-/* What the four quantized forms differ in; constant in each instance. */
-typedef struct {
-    int  nibble;
-    int  min;
-} tile_form_t;
-
 /* Rows of one tile. */
 typedef struct {
     const int8_t   *q;
     const float    *d;
-    const int32_t  *nsum;
+    const int32_t  *nsum, *hsum;
     const float    *dsum;
     uint32_t        n_in, nb;
 } tile_rows_t;
@@ -55,58 +51,135 @@ tile_half(const uint8_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) p));
 }
 
-/* Integer sums of one block; s[panel][row] holds the start values. */
+/* Unsigned values of columns 16h + 4i .. + 3 of 16 outputs. */
+TILE_INLINE __m512i
+tile_values(const uint8_t *w, const int h, const int i, const cpu_traits_t t)
+{
+    __m512i  v, u;
+
+    if (t.low == 8) {
+        return _mm512_loadu_si512(w + (4 * h + i) * 64);
+    }
+    if (t.low == 4) {
+        v = _mm512_loadu_si512(w + i * 64);
+        v = h ? _mm512_srli_epi16(v, 4) : v;
+        v = _mm512_and_si512(v, _mm512_set1_epi8(15));
+    } else {
+        v = _mm512_loadu_si512(w + h * 64);
+        v = i ? _mm512_srli_epi16(v, 2 * i) : v;
+        v = _mm512_and_si512(v, _mm512_set1_epi8(3));
+    }
+    if (t.table) {
+        u = _mm512_broadcast_i32x4(_mm_xor_si128(
+                _mm_loadu_si128((const __m128i *) kern_iq4_values),
+                _mm_set1_epi8((char) 0x80)));
+        return _mm512_shuffle_epi8(u, v);
+    }
+
+    if (t.high == 1) {
+        u = _mm512_loadu_si512(w + t.low * 64);
+        u = 4 * h + i < t.low ? _mm512_slli_epi16(u, t.low - 4 * h - i)
+            : _mm512_srli_epi16(u, 4 * h + i - t.low);
+        u = _mm512_and_si512(u, _mm512_set1_epi8((char) (1 << t.low)));
+        v = _mm512_or_si512(v, u);
+    } else if (t.high == 2) {
+        u = _mm512_loadu_si512(w + t.low * 64 + h * 64);
+        u = 2 * i < t.low ? _mm512_slli_epi16(u, t.low - 2 * i)
+            : _mm512_srli_epi16(u, 2 * i - t.low);
+        u = _mm512_and_si512(u, _mm512_set1_epi8((char) (3 << t.low)));
+        v = _mm512_or_si512(v, u);
+    }
+    return v;
+}
+
+TILE_INLINE void
+tile_dot(__m512i (*s)[TILE_ROWS], const uint8_t *w, const int8_t *q,
+    uint32_t n_in, const int h, const int i, const int rows,
+    const cpu_traits_t t)
+{
+    const size_t  panel = cpu_panel_bytes(t);
+    __m512i       w0, w1, w2, x;
+    int           r;
+
+    w0 = tile_values(w, h, i, t);
+    w1 = tile_values(w + panel, h, i, t);
+    w2 = tile_values(w + 2 * panel, h, i, t);
+#pragma GCC unroll 4
+    for (r = 0; r < rows; r++) {
+        x = tile_x(q + (size_t) r * n_in + h * 16 + i * 4);
+        s[0][r] = _mm512_dpbusd_epi32(s[0][r], w0, x);
+        s[1][r] = _mm512_dpbusd_epi32(s[1][r], w1, x);
+        s[2][r] = _mm512_dpbusd_epi32(s[2][r], w2, x);
+    }
+}
+
+/* Integer sums of a block, or of its half `sub` where the block has two
+ * scales; s[panel][row] holds the start values. */
 TILE_INLINE void
 tile_block(__m512i (*s)[TILE_ROWS], const uint8_t *w, const int8_t *q,
-    uint32_t n_in, const int rows, const int nibble)
+    uint32_t n_in, const int sub, const int rows, const cpu_traits_t t)
 {
-    const __m512i  low = _mm512_set1_epi8(15);
-    __m512i        w0, w1, w2, x;
-    int            i, r;
+    int  i;
 
-    if (!nibble) {
-#pragma GCC unroll 8
-        for (i = 0; i < 8; i++) {
-            w0 = _mm512_loadu_si512(w + i * 64);
-            w1 = _mm512_loadu_si512(w + 512 + i * 64);
-            w2 = _mm512_loadu_si512(w + 1024 + i * 64);
+    if (t.low == 4 && t.subs == 1) {
 #pragma GCC unroll 4
-            for (r = 0; r < rows; r++) {
-                x = tile_x(q + (size_t) r * n_in + i * 4);
-                s[0][r] = _mm512_dpbusd_epi32(s[0][r], w0, x);
-                s[1][r] = _mm512_dpbusd_epi32(s[1][r], w1, x);
-                s[2][r] = _mm512_dpbusd_epi32(s[2][r], w2, x);
-            }
+        for (i = 0; i < 4; i++) {
+            tile_dot(s, w, q, n_in, 0, i, rows, t);
+            tile_dot(s, w, q, n_in, 1, i, rows, t);
         }
         return;
     }
-
 #pragma GCC unroll 4
     for (i = 0; i < 4; i++) {
-        w0 = _mm512_loadu_si512(w + i * 64);
-        w1 = _mm512_loadu_si512(w + 256 + i * 64);
-        w2 = _mm512_loadu_si512(w + 512 + i * 64);
+        tile_dot(s, w, q, n_in, sub, i, rows, t);
+    }
+    if (t.subs == 1) {
 #pragma GCC unroll 4
-        for (r = 0; r < rows; r++) {
-            x = tile_x(q + (size_t) r * n_in + i * 4);
-            s[0][r] = _mm512_dpbusd_epi32(s[0][r],
-                                          _mm512_and_si512(w0, low), x);
-            s[1][r] = _mm512_dpbusd_epi32(s[1][r],
-                                          _mm512_and_si512(w1, low), x);
-            s[2][r] = _mm512_dpbusd_epi32(s[2][r],
-                                          _mm512_and_si512(w2, low), x);
-        }
-        w0 = _mm512_and_si512(_mm512_srli_epi16(w0, 4), low);
-        w1 = _mm512_and_si512(_mm512_srli_epi16(w1, 4), low);
-        w2 = _mm512_and_si512(_mm512_srli_epi16(w2, 4), low);
-#pragma GCC unroll 4
-        for (r = 0; r < rows; r++) {
-            x = tile_x(q + (size_t) r * n_in + 16 + i * 4);
-            s[0][r] = _mm512_dpbusd_epi32(s[0][r], w0, x);
-            s[1][r] = _mm512_dpbusd_epi32(s[1][r], w1, x);
-            s[2][r] = _mm512_dpbusd_epi32(s[2][r], w2, x);
+        for (i = 0; i < 4; i++) {
+            tile_dot(s, w, q, n_in, 1, i, rows, t);
         }
     }
+}
+
+/* Sixteen scales of panel p, half sub; w: the block, head: of its group. */
+TILE_INLINE __m512
+tile_scale(const uint8_t *w, const uint8_t *head, const int p, const int sub,
+    const cpu_traits_t t)
+{
+    __m512i  i;
+
+    w += 3 * cpu_panel_bytes(t);
+    if (t.scale == 2) {
+        return tile_half(w + p * 32);
+    }
+    if (t.scale == 4) {
+        return _mm512_loadu_ps(w + p * 64);
+    }
+    i = _mm512_cvtepi8_epi32(_mm_loadu_si128(
+            (const __m128i *) (w + sub * CPU_STRIPE + p * 16)));
+    if (t.shared) {
+        i = _mm512_and_si512(i, _mm512_set1_epi32(15));
+    }
+    return _mm512_mul_ps(tile_half(head + p * 32), _mm512_cvtepi32_ps(i));
+}
+
+TILE_INLINE __m512
+tile_min(const uint8_t *w, const uint8_t *head, const int p, const int sub,
+    const cpu_traits_t t)
+{
+    __m512i  i;
+
+    w += 3 * cpu_panel_bytes(t);
+    if (t.min == 2) {
+        return tile_half(w + t.scale * CPU_STRIPE + p * 32);
+    }
+    w += (t.shared ? sub : 1) * CPU_STRIPE + p * 16;
+    i = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) w));
+    if (t.shared) {
+        i = _mm512_srli_epi32(i, 4);
+    }
+    return _mm512_mul_ps(tile_half(head + 2 * CPU_STRIPE + p * 32),
+                         _mm512_cvtepi32_ps(i));
 }
 
 TILE_INLINE void
@@ -136,29 +209,53 @@ tile_store(float *y, size_t ldy, __m512 (*acc)[TILE_ROWS], uint32_t valid,
     }
 }
 
+/* What a block's minima are multiplied with: its sum of activations, or
+ * minus that where minima are to be taken off. */
+TILE_INLINE __m512
+tile_sum(const tile_rows_t *rows, size_t at, const int sub,
+    const cpu_traits_t t)
+{
+    if (t.subs == 2) {
+        return _mm512_mul_ps(_mm512_set1_ps(rows->d[at]),
+                   _mm512_cvtepi32_ps(_mm512_set1_epi32(
+                       rows->hsum[2 * at + (size_t) sub])));
+    }
+    return _mm512_set1_ps(t.min == 2 ? rows->dsum[at] : -rows->dsum[at]);
+}
+
 /* Minima chains of a tile, added to acc. */
 TILE_INLINE void
-tile_minima(__m512 (*acc)[TILE_ROWS], const uint8_t *w, const tile_rows_t *t,
-    size_t block_bytes, const int rows)
+tile_minima(__m512 (*acc)[TILE_ROWS], const uint8_t *w,
+    const tile_rows_t *tr, const int rows, const cpu_traits_t t)
 {
-    __m512    min[3][TILE_ROWS], x;
-    uint32_t  b;
-    int       r, p;
+    const uint8_t  *head = w;
+    __m512          min[3][TILE_ROWS], m[3], x;
+    uint32_t        b;
+    int             r, p, sub;
 
     for (p = 0; p < 3; p++) {
         for (r = 0; r < rows; r++) {
             min[p][r] = _mm512_setzero_ps();
         }
     }
-    w += block_bytes - 2 * CPU_STRIPE;
-    for (b = 0; b < t->nb; b++, w += block_bytes) {
-#pragma GCC unroll 4
-        for (r = 0; r < rows; r++) {
-            x = _mm512_set1_ps(t->dsum[(size_t) r * t->nb + b]);
+    for (b = 0; b < tr->nb; b++, w += cpu_block_bytes(t)) {
+        if (t.group > 1 && b % (uint32_t) t.group == 0) {
+            head = w;
+            w += cpu_head_bytes(t);
+        }
+#pragma GCC unroll 2
+        for (sub = 0; sub < t.subs; sub++) {
 #pragma GCC unroll 3
             for (p = 0; p < 3; p++) {
-                min[p][r] = _mm512_fmadd_ps(tile_half(w + p * 32), x,
-                                            min[p][r]);
+                m[p] = tile_min(w, head, p, sub, t);
+            }
+#pragma GCC unroll 4
+            for (r = 0; r < rows; r++) {
+                x = tile_sum(tr, (size_t) r * tr->nb + b, sub, t);
+#pragma GCC unroll 3
+                for (p = 0; p < 3; p++) {
+                    min[p][r] = _mm512_fmadd_ps(m[p], x, min[p][r]);
+                }
             }
         }
     }
@@ -169,17 +266,54 @@ tile_minima(__m512 (*acc)[TILE_ROWS], const uint8_t *w, const tile_rows_t *t,
     }
 }
 
+/* One link of the chains of a tile: a block, or half of one. */
 TILE_INLINE void
-tile_quant(const kern_weight_t *wt, const uint8_t *w, const tile_rows_t *t,
-    float *y, size_t ldy, uint32_t valid, int add, int ahead, const int rows,
-    const tile_form_t form)
+tile_link(__m512 (*acc)[TILE_ROWS], const uint8_t *w, const uint8_t *head,
+    const tile_rows_t *tr, uint32_t b, __m128i shift, const int sub,
+    const int rows, const cpu_traits_t t)
 {
-    const size_t    panel = form.nibble ? 256 : 512;
-    const size_t    bytes = 3 * panel + (form.min ? 4 : 2) * CPU_STRIPE;
-    const uint8_t  *wb = w;
+    __m512i  s[3][TILE_ROWS], z;
+    __m512   d, da[TILE_ROWS];
+    size_t   at;
+    int      r, p;
+
+#pragma GCC unroll 4
+    for (r = 0; r < rows; r++) {
+        z = _mm512_setzero_si512();
+        if (!t.min) {
+            at = (size_t) r * tr->nb + b;
+            z = _mm512_set1_epi32(t.subs == 2 ? tr->hsum[2 * at + sub]
+                                              : tr->nsum[at]);
+            z = _mm512_sll_epi32(z, shift);
+        }
+        s[0][r] = s[1][r] = s[2][r] = z;
+    }
+    tile_block(s, w, tr->q + b * CPU_BLOCK, tr->n_in, sub, rows, t);
+
+#pragma GCC unroll 4
+    for (r = 0; r < rows; r++) {
+        da[r] = _mm512_set1_ps(tr->d[(size_t) r * tr->nb + b]);
+    }
+#pragma GCC unroll 3
+    for (p = 0; p < 3; p++) {
+        d = tile_scale(w, head, p, sub, t);
+#pragma GCC unroll 4
+        for (r = 0; r < rows; r++) {
+            acc[p][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[p][r]),
+                                        _mm512_mul_ps(d, da[r]), acc[p][r]);
+        }
+    }
+}
+
+TILE_INLINE void
+tile_quant(const kern_weight_t *wt, const uint8_t *w, const tile_rows_t *tr,
+    float *y, size_t ldy, uint32_t valid, int add, int ahead, const int rows,
+    const cpu_traits_t t)
+{
+    const size_t    bytes = cpu_block_bytes(t);
+    const uint8_t  *wb = w, *head = w;
     __m128i         shift = _mm_cvtsi32_si128((int) wt->zero_shift);
-    __m512i         s[3][TILE_ROWS], z;
-    __m512          acc[3][TILE_ROWS], d, da[TILE_ROWS];
+    __m512          acc[3][TILE_ROWS];
     uint32_t        b, off;
     int             r, p;
 
@@ -189,42 +323,29 @@ tile_quant(const kern_weight_t *wt, const uint8_t *w, const tile_rows_t *t,
         }
     }
 
-    for (b = 0; b < t->nb; b++, wb += bytes) {
+    for (b = 0; b < tr->nb; b++, wb += bytes) {
+        if (t.group > 1 && b % (uint32_t) t.group == 0) {
+            head = wb;
+            wb += cpu_head_bytes(t);
+            if (ahead) {
+                _mm_prefetch(head + AHEAD, _MM_HINT_T1);
+                _mm_prefetch(head + AHEAD + 64, _MM_HINT_T1);
+            }
+        }
         if (ahead) {
 #pragma GCC unroll 28
             for (off = 0; off < bytes; off += 64) {
                 _mm_prefetch(wb + AHEAD + off, _MM_HINT_T1);
             }
         }
-#pragma GCC unroll 4
-        for (r = 0; r < rows; r++) {
-            z = _mm512_setzero_si512();
-            if (!form.min) {
-                z = _mm512_set1_epi32(t->nsum[(size_t) r * t->nb + b]);
-                z = _mm512_sll_epi32(z, shift);
-            }
-            s[0][r] = s[1][r] = s[2][r] = z;
-        }
-        tile_block(s, wb, t->q + b * CPU_BLOCK, t->n_in, rows, form.nibble);
-
-#pragma GCC unroll 4
-        for (r = 0; r < rows; r++) {
-            da[r] = _mm512_set1_ps(t->d[(size_t) r * t->nb + b]);
-        }
-#pragma GCC unroll 3
-        for (p = 0; p < 3; p++) {
-            d = tile_half(wb + 3 * panel + p * 32);
-#pragma GCC unroll 4
-            for (r = 0; r < rows; r++) {
-                acc[p][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[p][r]),
-                                            _mm512_mul_ps(d, da[r]),
-                                            acc[p][r]);
-            }
+        tile_link(acc, wb, head, tr, b, shift, 0, rows, t);
+        if (t.subs == 2) {
+            tile_link(acc, wb, head, tr, b, shift, 1, rows, t);
         }
     }
 
-    if (form.min) {
-        tile_minima(acc, w, t, bytes, rows);
+    if (t.min) {
+        tile_minima(acc, w, tr, rows, t);
     }
     tile_store(y, ldy, acc, valid, rows, add);
 }
@@ -232,7 +353,7 @@ tile_quant(const kern_weight_t *wt, const uint8_t *w, const tile_rows_t *t,
 TILE_INLINE void
 tile_quant_rows(const kern_weight_t *wt, const uint8_t *w,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
-    uint32_t valid, int add, const tile_form_t form)
+    uint32_t valid, int add, const cpu_traits_t form)
 {
     uint32_t  nb = wt->n_in / CPU_BLOCK, r, n;
 
@@ -241,6 +362,7 @@ tile_quant_rows(const kern_weight_t *wt, const uint8_t *w,
             .q = a->q + (size_t) (r0 + r) * wt->n_in,
             .d = a->d + (size_t) (r0 + r) * nb,
             .nsum = a->nsum + (size_t) (r0 + r) * nb,
+            .hsum = a->hsum + (size_t) (r0 + r) * nb * 2,
             .dsum = a->dsum + (size_t) (r0 + r) * nb,
             .n_in = wt->n_in,
             .nb = nb
@@ -345,19 +467,51 @@ kern_linear_avx512(const kern_weight_t *wt, uint32_t stripe,
     switch (wt->form) {
     case CPU_N4Z:
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
-                        (tile_form_t) { 1, 0 });
+                        cpu_traits(CPU_N4Z));
         break;
     case CPU_N4M:
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
-                        (tile_form_t) { 1, 1 });
+                        cpu_traits(CPU_N4M));
         break;
     case CPU_B8Z:
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
-                        (tile_form_t) { 0, 0 });
+                        cpu_traits(CPU_B8Z));
         break;
     case CPU_B8M:
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
-                        (tile_form_t) { 0, 1 });
+                        cpu_traits(CPU_B8M));
+        break;
+    case CPU_B8D:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_B8D));
+        break;
+    case CPU_T4:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_T4));
+        break;
+    case CPU_T4G:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_T4G));
+        break;
+    case CPU_G2:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_G2));
+        break;
+    case CPU_G3:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_G3));
+        break;
+    case CPU_G4:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_G4));
+        break;
+    case CPU_G5:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_G5));
+        break;
+    case CPU_G6:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_G6));
         break;
     case CPU_F32:
         tile_float_form(w, x, wt->n_in, n_rows, y, ldy, valid, add, CPU_F32);
