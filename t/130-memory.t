@@ -31,7 +31,7 @@ sub in_flight {
     my ($worker) = $t->workers;
     my $engine = $t->engine;
     my $body = $json->encode({ prompt => 'abc', max_tokens => 400, %ask,
-                               temperature => 0, ignore_eos => $TRUE });
+                               stop => ['zzz'], temperature => 0, ignore_eos => $TRUE });
     $body =~ s/^\{/'{"pad":"' . 'x' x (1015 - length $body) . '",'/e;
     is(length $body, 1024, "$how: the body is 1 KiB");
 

@@ -169,7 +169,9 @@ enum {
 #define infer_slot_generation(w)  ((uint64_t) ((w) >> 16))
 #define infer_slot_word(gen, st)  (((uint64_t) (gen) << 16) | (st))
 
-/* Typed extents: chains of arena blocks, first block and bytes. */
+/* Typed extents: chains of arena blocks, first block and bytes. One that
+ * fits behind the prompt, in the last block of that, has no block of its own:
+ * its ext_offset, else 0, says where it begins. */
 enum {
     INFER_EXT_PROMPT = 0,    /* int32_t ids */
     INFER_EXT_STOPS,         /* per string: uint16_t length, bytes */
@@ -240,7 +242,8 @@ typedef struct {
     infer_extent_t    ext[INFER_N_EXTENTS];
     uint8_t           scope[16];         /* whose prefixes it may share: hash
                                           * of the tenant under hash_key */
-    uint8_t           reserved2[112];    /* cache key, join, resume */
+    uint16_t          ext_offset[INFER_N_EXTENTS];
+    uint8_t           reserved2[96];     /* cache key, join, resume */
 
     /* E */
     _Alignas(64)

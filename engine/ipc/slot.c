@@ -60,6 +60,7 @@ slot_clear(infer_slot_t *s)
 
     memset((uint8_t *) s + from, 0, offsetof(infer_slot_t, ext) - from);
     memset(s->scope, 0, sizeof(s->scope));
+    memset(s->ext_offset, 0, sizeof(s->ext_offset));
     memset(s->reserved2, 0, sizeof(s->reserved2));
     atomic_store(&s->cancel, 0);
     atomic_store(&s->n_records, 0);
@@ -110,17 +111,58 @@ infer_slot_claim(infer_bus_t *bus, uint32_t entry, infer_ref_t *ref)
     return INFER_BUSY;
 }
 
+/* Where len bytes fit behind the prompt: its last block, or INFER_NO_BLOCK. */
+static uint32_t
+slot_behind_prompt(const infer_bus_t *bus, infer_ref_t ref, size_t len,
+    uint32_t *offset)
+{
+    uint32_t             k, b, end;
+    const infer_slot_t  *s = &bus->slot[ref.slot];
+
+    b = s->ext[INFER_EXT_PROMPT].first;
+    end = s->ext[INFER_EXT_PROMPT].bytes;
+
+    while (end > INFER_BLOCK_BYTES && arena_owned(bus, ref, b)) {
+        b = bus->next[b];
+        end -= INFER_BLOCK_BYTES;
+    }
+
+    for (k = 0; k < INFER_N_EXTENTS; k++) {
+        if (s->ext_offset[k] != 0 && s->ext_offset[k] + s->ext[k].bytes > end)
+        {
+            end = s->ext_offset[k] + s->ext[k].bytes;
+        }
+    }
+
+    *offset = (end + 7) & ~7u;
+
+    return end > 0 && *offset <= INFER_BLOCK_BYTES
+           && len <= INFER_BLOCK_BYTES - *offset && arena_owned(bus, ref, b)
+           ? b : INFER_NO_BLOCK;
+}
+
 int
 infer_slot_put(infer_bus_t *bus, infer_ref_t ref, uint32_t kind,
     const void *data, size_t len)
 {
     size_t           n;
-    uint32_t         b;
+    uint32_t         b, offset;
     const uint8_t   *p = data;
     infer_extent_t  *ext = &bus->slot[ref.slot].ext[kind];
 
     if (len > UINT32_MAX - INFER_BLOCK_BYTES) {
         return INFER_BUSY;
+    }
+
+    if (kind != INFER_EXT_PROMPT && len > 0) {
+        b = slot_behind_prompt(bus, ref, len, &offset);
+        if (b != INFER_NO_BLOCK) {
+            memcpy(arena_block(bus, b) + offset, data, len);
+            ext->first = b;
+            ext->bytes = (uint32_t) len;
+            bus->slot[ref.slot].ext_offset[kind] = (uint16_t) offset;
+            return INFER_OK;
+        }
     }
 
     n = (len + INFER_BLOCK_BYTES - 1) / INFER_BLOCK_BYTES;
@@ -173,7 +215,10 @@ slot_free_blocks(infer_bus_t *bus, infer_ref_t ref)
     infer_slot_t  *s = &bus->slot[ref.slot];
 
     for (i = 0; i < INFER_N_EXTENTS; i++) {
-        arena_free(bus, ref, s->ext[i].first);
+        if (s->ext_offset[i] == 0) {
+            arena_free(bus, ref, s->ext[i].first);
+        }
+        s->ext_offset[i] = 0;
         s->ext[i].first = INFER_NO_BLOCK;
         s->ext[i].bytes = 0;
     }
@@ -262,12 +307,13 @@ infer_slot_get(const infer_bus_t *bus, infer_ref_t ref, uint32_t kind,
 {
     size_t          n, left;
     uint8_t        *p = dst;
-    uint32_t        b;
+    uint32_t        b, offset;
     infer_extent_t  ext;
 
     ext = bus->slot[ref.slot].ext[kind];
+    offset = bus->slot[ref.slot].ext_offset[kind];
     *len = 0;
-    if (ext.bytes > cap) {
+    if (ext.bytes > cap || offset >= INFER_BLOCK_BYTES) {
         return INFER_CORRUPT;
     }
 
@@ -278,8 +324,10 @@ infer_slot_get(const infer_bus_t *bus, infer_ref_t ref, uint32_t kind,
         if (!arena_owned(bus, ref, b)) {
             return INFER_CORRUPT;
         }
-        n = left < INFER_BLOCK_BYTES ? left : INFER_BLOCK_BYTES;
-        memcpy(p, arena_block(bus, b), n);
+        n = INFER_BLOCK_BYTES - offset;
+        n = left < n ? left : n;
+        memcpy(p, arena_block(bus, b) + offset, n);
+        offset = 0;
         p += n;
         left -= n;
         b = bus->next[b];

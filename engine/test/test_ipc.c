@@ -82,6 +82,42 @@ test_create(void)
     infer_bus_unmap(&bus, 1);
 }
 
+/* Behind a prompt of 10,000 bytes there is room for 2,288. */
+static void
+test_packed(infer_bus_t *bus, infer_ref_t ref)
+{
+    char      bias[2200], stop[50], back[3000];
+    size_t    len;
+    uint16_t  *offset = &bus->slot[ref.slot].ext_offset[INFER_EXT_BIAS];
+    uint16_t  kept;
+    uint32_t  before = test_free_blocks(bus);
+
+    memset(bias, 'b', sizeof(bias));
+    memset(stop, 's', sizeof(stop));
+
+    ok(infer_slot_put(bus, ref, INFER_EXT_BIAS, bias, sizeof(bias))
+       == INFER_OK
+       && infer_slot_put(bus, ref, INFER_EXT_STOPS, stop, sizeof(stop))
+          == INFER_OK
+       && test_free_blocks(bus) == before, "two more extents take no block");
+    ok(infer_slot_put(bus, ref, INFER_EXT_STOP_IDS, stop, sizeof(stop))
+       == INFER_OK && test_free_blocks(bus) == before - 1,
+       "one that does not fit has its own");
+    ok(infer_slot_get(bus, ref, INFER_EXT_BIAS, back, sizeof(back), &len)
+       == INFER_OK && len == sizeof(bias) && memcmp(back, bias, len) == 0
+       && infer_slot_get(bus, ref, INFER_EXT_STOPS, back, sizeof(back), &len)
+          == INFER_OK && len == sizeof(stop) && memcmp(back, stop, len) == 0
+       && infer_slot_get(bus, ref, INFER_EXT_STOP_IDS, back, sizeof(back),
+                         &len) == INFER_OK
+       && len == sizeof(stop) && memcmp(back, stop, len) == 0,
+       "all come back");
+    kept = *offset;
+    *offset = INFER_BLOCK_BYTES;
+    ok(infer_slot_get(bus, ref, INFER_EXT_BIAS, back, sizeof(back), &len)
+       == INFER_CORRUPT, "an offset behind the block is corrupt");
+    *offset = kept;
+}
+
 static void
 test_slots(void)
 {
@@ -126,9 +162,10 @@ test_slots(void)
     ok(infer_slot_put(&bus, ref, INFER_EXT_STOPS, buf, 0) == INFER_OK
        && infer_slot_get(&bus, ref, INFER_EXT_STOPS, back, 5, &len)
           == INFER_OK && len == 0, "an empty extent");
+    test_packed(&bus, ref);
     ok(infer_slot_reserve_log(&bus, ref, UINT32_MAX / 2) == INFER_BUSY,
        "a log without room is busy");
-    ok(test_free_blocks(&bus) == total - 3, "and takes nothing");
+    ok(test_free_blocks(&bus) == total - 4, "and takes nothing");
 
     n = bus.slot[ref.slot].ext[INFER_EXT_PROMPT].first;
     bus.next[n] = n;
