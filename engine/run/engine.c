@@ -12,7 +12,8 @@
 #include "ipc/spawn.h"
 #include "run/engine.h"
 
-#define ENGINE_SWEEP_US   1000000
+#define ENGINE_SWEEP_US   100000       /* between looks for dead workers */
+#define ENGINE_IDLE_US    1000000      /* longest sleep */
 #define ENGINE_ALONE_US   10000000     /* without a worker: end */
 #define ENGINE_DRAIN_US   3000000      /* retired and idle: end */
 #define ENGINE_MAX_DEATHS 3
@@ -398,8 +399,8 @@ engine_wait(infer_engine_t *e, int worked)
 
     if (!worked) {
         now_us = infer_now_us();
-        timeout = now_us - e->sweep_us >= ENGINE_SWEEP_US ? 1
-                  : (int) ((ENGINE_SWEEP_US - (now_us - e->sweep_us)) / 1000
+        timeout = now_us - e->sweep_us >= ENGINE_IDLE_US ? 1
+                  : (int) ((ENGINE_IDLE_US - (now_us - e->sweep_us)) / 1000
                            + 1);
         if (e->n_seqs != 0 && timeout > 10) {
             timeout = 10;
