@@ -5,7 +5,8 @@ What is not there is not measured and nothing is installed. Peers, by
 environment: LLAMA=directory with llama-bench, llama-batched-bench and
 llama-server; DASLLAMA=directory with dasllama-bench and dasllama-server (the
 PyPI wheel dasllama has them). MODEL= takes another file than the demo model;
-FILES=a,b several. ROUNDS= alternations (3). PARTS=kernels,raw,server.
+FILES=a,b several. ROUNDS= alternations (3). PARTS=kernels,raw,server,static; static
+asks wrk how long nginx takes for a file while the engine is saturated.
 SVG= writes a picture of the comparison.
 
 Figures of one run compare; those of two machines or days do not.
@@ -24,7 +25,7 @@ import urllib.request
 
 BUILD = os.environ.get("BUILD", "build")
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-PARTS = os.environ.get("PARTS", "kernels,raw,server").split(",")
+PARTS = os.environ.get("PARTS", "kernels,raw,server,static").split(",")
 LLAMA = os.environ.get("LLAMA", "")
 DAS = os.environ.get("DASLLAMA", "")
 DEMO = os.environ.get("MODEL", "models/SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -35,7 +36,7 @@ results = {}            # (kind, file, what) -> {who: [values]}
 
 def note(kind, name, what, who, value):
     results.setdefault((kind, name, what), {}).setdefault(who, []).append(value)
-    print(f"  {kind} {name} {what}: {who} {value:.1f}", flush=True)
+    print(f"  {kind} {name} {what}: {who} {value:.2f}", flush=True)
 
 
 def run(cmd, timeout=300):
@@ -149,6 +150,27 @@ def load(name, who, port):
             note("server", name, f"first token ms c={c}", who, row["ttft_ms"])
 
 
+def p99_ms(port):
+    out = run(["wrk", "-t1", "-c1", "-d4", "--latency",
+               f"http://127.0.0.1:{port}/file"])
+    m = re.search(r"99%\s+([\d.]+)(us|ms|s)", out)
+    return float(m[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[m[2]] if m else None
+
+
+def static(name, port):
+    """p99 of a static file, with the engine idle and with 32 streams."""
+    if not any(os.access(f"{d}/wrk", os.X_OK)
+               for d in os.environ["PATH"].split(":")):
+        return
+    note("static", name, "p99 ms, idle", "ngx_infer", p99_ms(port))
+    with subprocess.Popen([sys.executable, "kernels/bench/load.py", str(port),
+                           "32", "600", "64", "64"],
+                          stdout=subprocess.DEVNULL) as p:
+        time.sleep(2)
+        note("static", name, "p99 ms, 32 streams", "ngx_infer", p99_ms(port))
+        p.kill()
+
+
 def serve_ours(name, path):
     port = 18181
     with tempfile.TemporaryDirectory() as d:
@@ -166,12 +188,19 @@ http {{
     fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
     infer_engine default threads=2;
     infer_model m {{ path "{os.path.abspath(path)}"; sequences 32; }}
-    server {{ listen 127.0.0.1:{port}; location / {{ infer m; }} }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ infer m; }}
+        location = /file {{ alias {d}/nginx.conf; }}
+    }}
 }}
 """)
         with server(["nginx", "-p", d, "-c", f"{d}/nginx.conf"],
                     f"http://127.0.0.1:{port}/health/ready"):
-            load(name, "ngx_infer", port)
+            if "server" in PARTS:
+                load(name, "ngx_infer", port)
+            if "static" in PARTS:
+                static(name, port)
         time.sleep(1)
 
 
@@ -201,7 +230,7 @@ def report():
         med = {w: statistics.median(v) for w, v in by.items()}
         low = "ms" in what
         peers = {w: v for w, v in med.items() if w != "ngx_infer"}
-        cells = "  ".join(f"{w} {med[w]:.1f} ({min(v):.1f}..{max(v):.1f})"
+        cells = "  ".join(f"{w} {med[w]:.2f} ({min(v):.2f}..{max(v):.2f})"
                           for w, v in by.items())
         line = f"{kind:7}{name:14}{what:24}{cells}"
         if peers and "ngx_infer" in med:
@@ -256,9 +285,11 @@ def main():
             if "raw" in PARTS:
                 for one in (raw_ours, raw_llama, raw_das):
                     one(name, path)
+            if "server" in PARTS or "static" in PARTS:
+                serve_ours(name, path)
             if "server" in PARTS:
-                for one in (serve_ours, serve_llama, serve_das):
-                    one(name, path)
+                serve_llama(name, path)
+                serve_das(name, path)
     rows = report()
     if not LLAMA and not DAS:
         print("no peer: LLAMA= and DASLLAMA= are not set")
