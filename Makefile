@@ -267,6 +267,8 @@ bench: engine $(BENCHES) module        ## kernels, then against peers (LLAMA= DA
 QUALITY_TYPES ?= q4_0 q5_0 q5_1 q8_0 bf16
 quality: engine $(DEMO_MODEL)          ## KL divergence against the f32 reference (QUALITY= options)
 	@$(BUILD)/infer_quality --max-kl 0.00345 $(QUALITY) $(DEMO_MODEL)
+	@$(BUILD)/infer_quality --max-kl 0.0045 --kv bf16,q8 $(QUALITY) \
+	    $(DEMO_MODEL)
 	@for t in $(QUALITY_TYPES); do f=$(BUILD)/quality-$$t.gguf; rm -f $$f; \
 	    $(BUILD)/requant -t $$t $(DEMO_MODEL) $$f && \
 	    $(BUILD)/infer_quality $(QUALITY) $$f || exit 1; rm -f $$f; done

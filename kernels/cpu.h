@@ -27,6 +27,8 @@
 #ifndef KERN_CPU_H
 #define KERN_CPU_H
 
+#include <string.h>
+
 #include "kern.h"
 
 #define CPU_LANES    16
@@ -97,6 +99,7 @@ typedef struct {
     float           *out[CPU_QMAX];    /* [head_dim] */
     uint32_t         n_keys[CPU_QMAX];
     uint32_t         nq;
+    uint32_t         kv_type;          /* KERN_KV_* */
     uint32_t         head_dim, v_dim;  /* v_dim: head_dim up to % 16 */
     const uint8_t   *kv;               /* page 0, this layer and head */
     size_t           page_bytes;
@@ -125,8 +128,8 @@ typedef struct {
     void (*rope)(float *y, const float *x, const float *cs,
         uint32_t rope_dim, uint32_t head_dim, float scale);
     /* k, v [head_dim] of one token into slot 0..31 of a page's head */
-    void (*kv_store)(uint8_t *kv, uint32_t slot, const float *k,
-        const float *v, uint32_t head_dim, uint32_t v_dim);
+    void (*kv_store)(uint8_t *kv, uint32_t type, uint32_t slot,
+        const float *k, const float *v, uint32_t head_dim, uint32_t v_dim);
     void (*attend)(const cpu_attn_t *a);
     /* The same in two steps, for few rows on many threads: every chunk into
      * its part (parts follow each other), then all parts into out. */
@@ -136,12 +139,52 @@ typedef struct {
     void (*exp_row)(float *y, const float *x, float sub, size_t n);
 } cpu_inner_t;
 
-/* Head of a KV page: K as [head_dim][32 tokens], V as [32 tokens][v_dim],
- * both f16; heads follow each other, then layers. */
-static inline size_t
-cpu_kv_head_bytes(uint32_t head_dim, uint32_t v_dim)
+/* Head of a KV page: K as [head_dim][32 tokens], V as [32 tokens][v_dim], in
+ * the page's type; heads follow each other, then layers. q8: f16 scales
+ * behind that, of K as [blocks of 32 values][32 tokens], then of V. A value
+ * is int8 * scale, which is exact in f32. */
+static inline uint32_t
+cpu_kv_value_bytes(uint32_t type)
 {
-    return (size_t) KERN_PAGE_TOKENS * (head_dim + v_dim) * 2;
+    return type == KERN_KV_Q8 ? 1 : 2;
+}
+
+static inline uint32_t
+cpu_kv_blocks(uint32_t head_dim)
+{
+    return (head_dim + CPU_BLOCK - 1) / CPU_BLOCK;
+}
+
+/* Where V begins. */
+static inline size_t
+cpu_kv_v_at(uint32_t type, uint32_t head_dim)
+{
+    return (size_t) KERN_PAGE_TOKENS * head_dim * cpu_kv_value_bytes(type);
+}
+
+/* Where the scales of K begin, and of V. */
+static inline size_t
+cpu_kv_ks_at(uint32_t head_dim, uint32_t v_dim)
+{
+    return (size_t) KERN_PAGE_TOKENS * (head_dim + v_dim);
+}
+
+static inline size_t
+cpu_kv_vs_at(uint32_t head_dim, uint32_t v_dim)
+{
+    return cpu_kv_ks_at(head_dim, v_dim)
+           + (size_t) KERN_PAGE_TOKENS * cpu_kv_blocks(head_dim) * 2;
+}
+
+static inline size_t
+cpu_kv_head_bytes(uint32_t type, uint32_t head_dim, uint32_t v_dim)
+{
+    size_t  n = cpu_kv_v_at(type, head_dim) + cpu_kv_v_at(type, v_dim);
+
+    if (type == KERN_KV_Q8) {
+        n += (size_t) KERN_PAGE_TOKENS * cpu_kv_blocks(head_dim) * 4;
+    }
+    return n;
 }
 
 /* Scores of a chunk, its outputs, the running outputs, four numbers each. */
@@ -236,6 +279,23 @@ cpu_block_at(const cpu_traits_t t, uint32_t b)
 
 float cpu_f16_to_f32(uint16_t h);
 uint16_t cpu_f32_to_f16(float f);   /* nearest even, clamped to +-65504 */
+/* Nearest even, clamped to the largest finite ones. */
+uint16_t cpu_f32_to_bf16(float f);
+
+/* Scale of a block of a q8 page from the bits of its largest magnitude, and
+ * what a value is multiplied by. All int8 are 0 when the scale is. */
+static inline uint16_t
+cpu_kv_scale(uint32_t amax, float *inv)
+{
+    float     max, d;
+    uint16_t  h;
+
+    memcpy(&max, &amax, sizeof(max));
+    h = cpu_f32_to_f16(max / 127);
+    d = cpu_f16_to_f32(h);
+    *inv = d != 0 ? 1 / d : 0;
+    return h;
+}
 
 /* Value of one weight; the definition of dequantization. */
 float cpu_weight_at(const kern_weight_t *w, uint32_t row, uint32_t col);

@@ -37,7 +37,7 @@ ctx_check(const kern_shape_t *s, infer_err_t *err)
     if (s->n_threads == 0 || s->n_threads > KERN_MAX_THREADS
         || s->max_rows == 0 || s->max_outs == 0 || s->max_seqs == 0
         || s->max_rows > 1u << 20 || s->max_outs > 1u << 20
-        || s->context == 0)
+        || s->context == 0 || s->kv_type >= KERN_N_KV_TYPES)
     {
         return infer_err(err, INFER_INVALID,
                          "%u threads, %u rows, %u outputs a step", s->n_threads,
@@ -229,7 +229,8 @@ kern_cpu_close(kern_ctx_t *c)
 uint64_t
 kern_cpu_kv_page_bytes(const kern_shape_t *s)
 {
-    return cpu_kv_head_bytes(s->head_dim, (s->head_dim + 15) / 16 * 16)
+    return cpu_kv_head_bytes(s->kv_type, s->head_dim,
+                             (s->head_dim + 15) / 16 * 16)
            * s->n_kv_heads * s->n_layers;
 }
 

@@ -173,9 +173,10 @@ phase_rope_unit(kern_ctx_t *c, uint32_t layer, const kern_seq_t *sq,
     x += (sh->n_heads + g) * dim;
     c->in->rope(k, x, cs, sh->rope_dim, dim, 1.0f);
     kv = c->kv + sq->pages[pos / KERN_PAGE_TOKENS] * c->page_bytes
-         + cpu_kv_head_bytes(dim, c->v_dim) * (layer * sh->n_kv_heads + g);
-    c->in->kv_store(kv, pos % KERN_PAGE_TOKENS, k, x + sh->n_kv_heads * dim,
-                    dim, c->v_dim);
+         + cpu_kv_head_bytes(sh->kv_type, dim, c->v_dim)
+           * (layer * sh->n_kv_heads + g);
+    c->in->kv_store(kv, sh->kv_type, pos % KERN_PAGE_TOKENS, k,
+                    x + sh->n_kv_heads * dim, dim, c->v_dim);
 }
 
 /* Unit: a row and kv head. */
@@ -197,11 +198,12 @@ phase_attend_call(const kern_ctx_t *c, uint32_t layer, const cpu_qtile_t *t,
     const kern_seq_t    *sq = &c->batch->seq[t->seq];
     uint32_t             r, h, dim = sh->head_dim;
 
+    a->kv_type = sh->kv_type;
     a->head_dim = dim;
     a->v_dim = c->v_dim;
     a->page_bytes = c->page_bytes;
     a->pages = sq->pages;
-    a->kv = c->kv + cpu_kv_head_bytes(dim, c->v_dim)
+    a->kv = c->kv + cpu_kv_head_bytes(sh->kv_type, dim, c->v_dim)
                     * (layer * sh->n_kv_heads + g);
     a->nq = 0;
     for (r = t->row; r < t->row + t->n_rows; r++) {

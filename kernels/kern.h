@@ -55,6 +55,20 @@ void kern_type_layout(uint32_t type, uint32_t *block_values,
     uint32_t *block_bytes);
 const char *kern_type_name(uint32_t type);
 
+/* Types of KV pages. q8: int8 with one f16 scale for each token, head and
+ * block of 32 values. */
+enum {
+    KERN_KV_F16 = 0,
+    KERN_KV_BF16 = 1,
+    KERN_KV_Q8 = 2,
+    KERN_N_KV_TYPES
+};
+
+/* "f16", "bf16", "q8"; NULL when there is no such type. */
+const char *kern_kv_name(uint32_t type);
+/* The type of that name; -1 when there is none. */
+int kern_kv_type(const char *name);
+
 #define KERN_PAGE_TOKENS  32    /* tokens of one KV page, all layers */
 #define KERN_MAX_THREADS  256
 
@@ -80,6 +94,7 @@ typedef struct {
     uint32_t      max_seqs;       /* sequences of one step */
     uint32_t      context;        /* S, highest position + 1 */
     uint32_t      n_pages;        /* KV pages; memory touched at first use */
+    uint32_t      kv_type;        /* KERN_KV_* */
     uint32_t      n_threads;      /* >= 1, the caller included */
     const int    *cpus;           /* [n_threads] or NULL: not pinned; copied */
 } kern_shape_t;
@@ -127,7 +142,7 @@ typedef struct {
 
 struct kern_ops_s {
     const char  *name;            /* "ref-f32", "ref-q8", "avx2", "avx512" */
-    uint32_t     numerics;        /* equal ids give equal bits */
+    uint32_t     numerics;        /* see kern_numerics(), < 256 */
 
     /* Starts the team (sleeping), allocates scratch for the shape.
      * UNSUPPORTED with a sentence when the shape cannot be served. */
@@ -175,6 +190,13 @@ struct kern_ops_s {
     int32_t (*argmax)(const float *x, size_t n);
     void  (*exp_row)(float *y, const float *x, float sub, size_t n);
 };
+
+/* Equal ids give equal bits, on the same build. */
+static inline uint32_t
+kern_numerics(const kern_ops_t *ops, uint32_t kv_type)
+{
+    return ops->numerics | kv_type << 8;
+}
 
 /* The definition of exp everywhere (kernels/ref). */
 float kern_exp(float x);

@@ -203,6 +203,29 @@ init_open(kern_ctx_t **ctx, const kern_ops_t *ops, const kern_shape_t *shape,
     return kern_cpu_open(ctx, &level->inner, shape, err);
 }
 
+static const char *const  init_kv_names[KERN_N_KV_TYPES] = {
+    [KERN_KV_F16] = "f16", [KERN_KV_BF16] = "bf16", [KERN_KV_Q8] = "q8"
+};
+
+const char *
+kern_kv_name(uint32_t type)
+{
+    return type < KERN_N_KV_TYPES ? init_kv_names[type] : NULL;
+}
+
+int
+kern_kv_type(const char *name)
+{
+    int  i;
+
+    for (i = 0; i < KERN_N_KV_TYPES; i++) {
+        if (strcmp(init_kv_names[i], name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
 static const init_level_t *
 init_find(const char *isa)
 {

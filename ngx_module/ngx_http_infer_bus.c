@@ -201,6 +201,7 @@ ngx_http_infer_bus_info(ngx_http_infer_plan_t *plan,
     info->sequences = ngx_http_infer_check_value(answer, "sequences=");
     info->batch_tokens = ngx_http_infer_check_value(answer, "batch_tokens=");
     info->n_pages = ngx_http_infer_check_value(answer, "n_pages=");
+    info->kv_type = model->kv_type;
     info->vocab = ngx_http_infer_check_value(answer, "vocab=");
     info->tensor_bytes = ngx_http_infer_check_value(answer, "tensor_bytes=");
     info->n_params = ngx_http_infer_check_value(answer, "n_params=");
@@ -267,12 +268,12 @@ ngx_http_infer_check_argv(ngx_http_infer_plan_t *plan,
 
     ecf = plan->zone->engine;
 
-    argv = ngx_pcalloc(plan->pool, 15 * sizeof(char *));
+    argv = ngx_pcalloc(plan->pool, 16 * sizeof(char *));
     if (argv == NULL) {
         return NULL;
     }
 
-    for (i = 0; i < 14; i++) {
+    for (i = 0; i < 15; i++) {
         argv[i] = ngx_pcalloc(plan->pool, 128);
         if (argv[i] == NULL) {
             return NULL;
@@ -296,6 +297,8 @@ ngx_http_infer_check_argv(ngx_http_infer_plan_t *plan,
     ngx_http_infer_arg(p, 127, "sequences=%ui", model->sequences);
     ngx_http_infer_arg(p, 127, "batch_tokens=%ui", model->batch_tokens);
     ngx_http_infer_arg(p, 127, "kv_bytes=%O", model->kv_bytes);
+    ngx_http_infer_arg(p, 127, "kv_type=%V",
+                       &ngx_http_infer_kv_types[model->kv_type]);
     ngx_http_infer_arg(p, 127, "threads=%ui", ecf ? ecf->threads : 0);
 
     if (ecf != NULL) {

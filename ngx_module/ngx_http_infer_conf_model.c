@@ -25,6 +25,16 @@ static char *ngx_http_infer_model_alias(ngx_conf_t *cf,
     ngx_http_infer_model_t *model);
 
 
+/* in the order of infer_bus_model_t.kv_type */
+
+ngx_str_t  ngx_http_infer_kv_types[] = {
+    ngx_string("f16"),
+    ngx_string("bf16"),
+    ngx_string("q8"),
+    ngx_null_string
+};
+
+
 char *
 ngx_http_infer_model_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
@@ -237,7 +247,7 @@ static char *
 ngx_http_infer_model_kv(ngx_conf_t *cf, ngx_http_infer_model_t *model)
 {
     off_t       bytes;
-    ngx_str_t  *value;
+    ngx_str_t  *type, *value;
 
     if (model->kv_bytes != 0) {
         return "is duplicate";
@@ -245,12 +255,21 @@ ngx_http_infer_model_kv(ngx_conf_t *cf, ngx_http_infer_model_t *model)
 
     value = cf->args->elts;
 
-    if (cf->args->nelts > 3
-        || (cf->args->nelts == 3 && ngx_strcmp(value[2].data, "f16") != 0))
-    {
+    type = ngx_http_infer_kv_types;
+
+    if (cf->args->nelts == 3) {
+        while (type->len != 0
+               && ngx_strcmp(type->data, value[2].data) != 0)
+        {
+            type++;
+        }
+    }
+
+    if (cf->args->nelts > 3 || type->len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "unknown \"kv_cache\" type \"%V\", there is "
-                           "\"f16\"", &value[cf->args->nelts - 1]);
+                           "unknown \"kv_cache\" type \"%V\", there are "
+                           "\"f16\", \"bf16\" and \"q8\"",
+                           &value[cf->args->nelts - 1]);
         return NGX_CONF_ERROR;
     }
 
@@ -263,6 +282,7 @@ ngx_http_infer_model_kv(ngx_conf_t *cf, ngx_http_infer_model_t *model)
     }
 
     model->kv_bytes = bytes;
+    model->kv_type = type - ngx_http_infer_kv_types;
 
     return NGX_CONF_OK;
 }

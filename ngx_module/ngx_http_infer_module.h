@@ -98,6 +98,7 @@ typedef struct {
     ngx_uint_t                  sequences;
     ngx_uint_t                  batch_tokens;
     off_t                       kv_bytes;
+    ngx_uint_t                  kv_type;        /* of the kv_cache */
     ngx_http_infer_place_t      place;
     ngx_http_infer_place_t      path_place;
     ngx_http_infer_place_t      template_place;
@@ -221,6 +222,7 @@ typedef struct {
 } ngx_http_infer_info_t;
 
 
+extern ngx_str_t     ngx_http_infer_kv_types[];
 extern ngx_module_t  ngx_http_infer_module;
 
 

@@ -151,6 +151,26 @@ GET /api/models
 --- error_log eval
 [qr/\[emerg\].* in .*nginx\.conf:\d+/]
 
+=== TEST 12b: KV types
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; kv_cache 4m q8; }
+    infer_model wide { path $TEST_NGINX_TINY_MODEL; kv_cache 4m bf16; }
+--- config
+    location / { infer tiny; }
+    location /wide/ { infer wide; }
+--- request
+GET /v1/models
+--- response_body_like: "id": ?"tiny"
+
+=== TEST 12c: an unknown KV type
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; kv_cache 4m q9; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"q9".*"f16", "bf16" and "q8".* in .*nginx\.conf:\d+/]
+
 === TEST 13: a zone that is too small says how large it must be
 --- http_config
     infer_zone main 1m;

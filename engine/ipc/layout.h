@@ -134,7 +134,7 @@ typedef struct {
     uint32_t          sequences;         /* M running together */
     uint32_t          batch_tokens;      /* M rows of one step */
     uint32_t          n_pages;           /* M KV pages */
-    uint32_t          kv_type;           /* M 0: f16 */
+    uint32_t          kv_type;           /* M 0: f16, 1: bf16, 2: q8 */
     uint32_t          vocab;             /* M */
     uint64_t          tensor_bytes;      /* M */
     uint64_t          n_params;          /* M */

@@ -47,6 +47,7 @@ typedef struct {
  *   file=FD  image=FD (an empty memfd to be filled)  template=FD|-1
  *   name=NAME device=cpu isa=auto threads=N
  *   context=N sequences=N batch_tokens=N kv_bytes=N   (0: choose)
+ *   kv_type=f16|bf16|q8
  * Runs with the workers' privileges, reads the file, fills the image and
  * prints one line on stdout:
  *   ok context=N sequences=N batch_tokens=N n_pages=N page_bytes=N vocab=N

@@ -197,8 +197,8 @@ model_open_ctx(infer_model_t *m, const infer_gguf_t *g,
         .rope_attn_scale = rope.attn_scale, .eps = info->eps,
         .max_rows = conf->max_rows, .max_outs = conf->max_outs,
         .max_seqs = conf->max_seqs, .context = conf->context,
-        .n_pages = conf->n_pages, .n_threads = conf->n_threads,
-        .cpus = conf->cpus
+        .n_pages = conf->n_pages, .kv_type = conf->kv_type,
+        .n_threads = conf->n_threads, .cpus = conf->cpus
     };
 
     return m->ops->open(&m->ctx, m->ops, &shape, err);

@@ -36,6 +36,7 @@ typedef struct {
     uint32_t     context;
     uint32_t     max_rows, max_outs, max_seqs;
     uint32_t     n_pages;
+    uint32_t     kv_type;         /* KERN_KV_* */
     uint32_t     n_threads;
     const int   *cpus;            /* or NULL */
     /* called with 0..100 while weights are packed; may be NULL */

@@ -24,7 +24,7 @@
 
 typedef struct {
     int                  file, image, template;
-    const char          *name, *device, *isa;
+    const char          *name, *device, *isa, *kv_type;
     uint64_t             threads;
     uint64_t             context, sequences, batch_tokens, kv_bytes;
     uint64_t             page_bytes, n_pages, memory;
@@ -66,6 +66,7 @@ check_word(check_t *c, const char *word, infer_err_t *err)
         { "name", &c->name, NULL, NULL },
         { "device", &c->device, NULL, NULL },
         { "isa", &c->isa, NULL, NULL },
+        { "kv_type", &c->kv_type, NULL, NULL },
         { "threads", NULL, &c->threads, NULL },
         { "context", NULL, &c->context, NULL },
         { "sequences", NULL, &c->sequences, NULL },
@@ -240,7 +241,7 @@ check_kv(check_t *c, int context_given, infer_err_t *err)
 static int
 check_kernels(check_t *c, infer_err_t *err)
 {
-    int                rc;
+    int                rc, kv_type = kern_kv_type(c->kv_type);
     float             *freq;
     kern_ctx_t        *ctx;
     const kern_ops_t  *ops;
@@ -261,11 +262,17 @@ check_kernels(check_t *c, infer_err_t *err)
                          KERN_MAX_THREADS);
     }
 
+    if (kv_type < 0) {
+        return infer_err(err, INFER_INVALID, "unknown KV type \"%s\"",
+                         c->kv_type);
+    }
+
     ops = kern_init(c->device, c->isa, err);
     if (ops == NULL) {
         return INFER_UNSUPPORTED;
     }
 
+    shape.kv_type = (uint32_t) kv_type;
     freq = calloc((size_t) c->info.rope_dim / 2 + 1, sizeof(freq[0]));
     if (freq == NULL) {
         return infer_err(err, INFER_NOMEM, "no memory");
@@ -460,6 +467,7 @@ infer_check(int argc, char **argv)
     c.template = -1;
     c.device = "cpu";
     c.isa = "auto";
+    c.kv_type = "f16";
 
     if (check_run(&c, argc, argv, &err) == INFER_OK
         && fflush(stdout) == 0)

@@ -46,7 +46,7 @@ infer_engine_sizes(infer_engine_t *e, infer_err_t *err)
         if (m->context == 0 || m->max_seqs == 0 || m->batch_tokens == 0
             || m->n_pages == 0 || m->max_seqs > INFER_MAX_SLOTS
             || m->batch_tokens > 1u << 16 || m->context > 1u << 28
-            || m->n_pages > 1u << 28)
+            || m->n_pages > 1u << 28 || bm->kv_type >= KERN_N_KV_TYPES)
         {
             return infer_err(err, INFER_CORRUPT,
                              "a size of model \"%s\" is out of range",
@@ -242,7 +242,8 @@ load_weights(infer_engine_t *e, uint32_t i, infer_err_t *err)
     infer_model_conf_t     conf = {
         .context = m->context, .max_rows = m->batch_tokens,
         .max_outs = m->max_seqs, .max_seqs = m->max_seqs,
-        .n_pages = m->n_pages, .n_threads = e->n_threads,
+        .n_pages = m->n_pages, .kv_type = e->bus.model[i].kv_type,
+        .n_threads = e->n_threads,
         .cpus = e->n_cpus >= e->n_threads ? e->cpus : NULL,
         .progress = load_progress, .progress_arg = &arg,
         .cancelled = load_cancelled
@@ -269,11 +270,12 @@ load_weights(infer_engine_t *e, uint32_t i, infer_err_t *err)
     }
 
     m->vocab = infer_model_info(m->model)->vocab;
-    atomic_store(&e->bus.hdr->numerics, ops->numerics);
+    atomic_store(&e->bus.hdr->numerics, kern_numerics(ops, conf.kv_type));
     infer_engine_log(e, INFER_LOG_NOTICE,
                      "infer model \"%s\" loaded: %s, %u threads, context %u, "
-                     "%u sequences, %u KV pages", m->name, ops->name,
-                     e->n_threads, m->context, m->max_seqs, m->n_pages);
+                     "%u sequences, %u KV pages of %s", m->name, ops->name,
+                     e->n_threads, m->context, m->max_seqs, m->n_pages,
+                     kern_kv_name(conf.kv_type));
 
     return INFER_OK;
 }

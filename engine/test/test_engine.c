@@ -598,6 +598,7 @@ test_check(void)
         { "threads=1000", "name=x", "1000 threads are more than the 256 that "
           "are possible" },
         { "device=abacus", "name=x", "device \"abacus\"" },
+        { "kv_type=q9", "name=x", "unknown KV type \"q9\"" },
         { "isa=abacus", "name=x", "unknown instruction set \"abacus\"" },
         { "context=-5", "name=x", "bad argument \"context=-5\"" },
         { "colour=1", "name=x", "unknown argument \"colour=1\"" }
@@ -622,6 +623,13 @@ test_check(void)
        && strncmp(line, "ok context=256 sequences=4 batch_tokens=512 "
                   "n_pages=8 ", 54) == 0,
        "a small cache makes a small context: %.54s", line);
+
+    ok(check(&s, "kv_type=q8", "kv_bytes=65536", line, sizeof(line)) == 0
+       && strstr(line, "context=448 ") != NULL
+       && strstr(line, "n_pages=14 page_bytes=4608 ") != NULL,
+       "q8 pages are smaller: %.80s", line);
+    ok(check(&s, "kv_type=bf16", "name=x", line, sizeof(line)) == 0
+       && strstr(line, "page_bytes=8192 ") != NULL, "bf16 pages");
 
     for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         ok(check(&s, bad[i].a, bad[i].b, line, sizeof(line)) == 1

@@ -53,7 +53,7 @@ typedef struct {
 /* Hashes of each case's logits on the level that ran last; 0: not run. */
 typedef struct {
     uint32_t  numerics;
-    char      isa[16];
+    char      isa[32];
     uint64_t  hash[MAX_CASES];
 } bits_t;
 
@@ -248,12 +248,13 @@ judge(score_t *s, const char *isa, int f32)
 
 
 static infer_model_t *
-load(int fd, const kern_ops_t *ops, infer_err_t *err)
+load(int fd, const kern_ops_t *ops, uint32_t kv, infer_err_t *err)
 {
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     const infer_model_conf_t conf = {
         .context = MAX_ROWS, .max_rows = MAX_ROWS, .max_outs = MAX_OUTS,
         .max_seqs = 1, .n_pages = MAX_ROWS / KERN_PAGE_TOKENS,
+        .kv_type = kv,
         .n_threads = cpus > 0 && cpus < KERN_MAX_THREADS ? (uint32_t) cpus
                      : 1
     };
@@ -316,14 +317,18 @@ same_bits(const bits_t *a, const bits_t *b)
 
 /* Runs a level; prev is the one before it, and takes this one's bits. */
 static void
-test_level(int fd, const char *isa, const golden_t *g, uint32_t n,
-    bits_t *prev)
+test_level(int fd, const char *level, uint32_t kv, const golden_t *g,
+    uint32_t n, bits_t *prev)
 {
     infer_err_t err = { 0, "" };
-    const kern_ops_t *ops = kern_init("cpu", isa, &err);
-    int f32 = strcmp(isa, "ref") == 0, ran = -1;
+    const kern_ops_t *ops = kern_init("cpu", level, &err);
+    char isa[32];
+    int f32 = strcmp(level, "ref") == 0, ran = -1;
     struct timespec t0, t1;
     bits_t bits = { 0 };
+
+    (void) snprintf(isa, sizeof(isa), "%s%s%s", level, kv ? " kv " : "",
+                    kv ? kern_kv_name(kv) : "");
 
     if (ops == NULL) {
         ok(1, "%s # SKIP %s", isa, err.text);
@@ -331,7 +336,7 @@ test_level(int fd, const char *isa, const golden_t *g, uint32_t n,
     }
 
     (void) snprintf(bits.isa, sizeof(bits.isa), "%s", isa);
-    bits.numerics = ops->numerics;
+    bits.numerics = kern_numerics(ops, kv);
 
     int known = prev->numerics == bits.numerics, whole = 1;
 
@@ -343,7 +348,7 @@ test_level(int fd, const char *isa, const golden_t *g, uint32_t n,
 
     clock_gettime(CLOCK_MONOTONIC, &t0);
 
-    infer_model_t *m = load(fd, ops, &err);
+    infer_model_t *m = load(fd, ops, kv, &err);
     score_t *s = calloc(1, sizeof(*s));
 
     if (m != NULL && s != NULL) {
@@ -406,7 +411,15 @@ main(void)
             continue;
         }
 
-        test_level(fd, isa[i], golden, n, &prev);
+        test_level(fd, isa[i], KERN_KV_F16, golden, n, &prev);
+    }
+
+    for (uint32_t kv = 1; n > 0 && only == NULL && kv < KERN_N_KV_TYPES;
+         kv++)
+    {
+        for (size_t i = 0; i < (SANITIZED ? 2 : 3); i++) {
+            test_level(fd, isa[i], kv, golden, n, &prev);
+        }
     }
 
     close(fd);

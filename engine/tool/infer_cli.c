@@ -24,6 +24,7 @@ static const char usage[] =
     "  --ids 1,2,3   prompt as token ids\n"
     "  -n N          tokens to generate (64)\n"
     "  --isa X       ref, ref-q8, avx2, avx512 (the best)\n"
+    "  --kv X        f16, bf16, q8 (f16)\n"
     "  -t N          threads (all)\n"
     "  -b N          rows of one step (512)\n"
     "  --logits      print the five best of each position\n"
@@ -31,6 +32,7 @@ static const char usage[] =
 
 typedef struct {
     const char  *model, *prompt, *ids, *isa;
+    int          kv;
     uint32_t     n, threads, rows;
     uint32_t     prefill, decode, batch;     /* of --bench; 0: no bench */
     int          logits;
@@ -107,6 +109,7 @@ cli_options(cli_conf_t *c, int argc, char **argv)
     static const struct option options[] = {
         { "ids", required_argument, NULL, 'i' },
         { "isa", required_argument, NULL, 'I' },
+        { "kv", required_argument, NULL, 'k' },
         { "bench", required_argument, NULL, 'B' },
         { "logits", no_argument, NULL, 'l' },
         { "help", no_argument, NULL, 'h' },
@@ -133,6 +136,15 @@ cli_options(cli_conf_t *c, int argc, char **argv)
 
         case 'I':
             c->isa = optarg;
+            break;
+
+        case 'k':
+            c->kv = kern_kv_type(optarg);
+
+            if (c->kv < 0) {
+                cli_die("--kv", "is f16, bf16 or q8");
+            }
+
             break;
 
         case 'n':
@@ -249,7 +261,7 @@ cli_open(cli_t *x, const cli_conf_t *c, infer_gguf_t *gguf,
     const infer_model_conf_t conf = {
         .context = x->pages_per_seq * KERN_PAGE_TOKENS,
         .max_rows = x->rows, .max_outs = seqs, .max_seqs = seqs,
-        .n_pages = x->pages_per_seq * seqs,
+        .n_pages = x->pages_per_seq * seqs, .kv_type = (uint32_t) c->kv,
         .n_threads = c->threads ? c->threads
                      : cpus > 0 ? (uint32_t) cpus : 1
     };

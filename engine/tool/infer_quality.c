@@ -22,7 +22,7 @@
 static const char usage[] =
     "usage: infer_quality [options] FILE...\n"
     "  --isa A,B      levels to judge (auto)\n"
-    "  --kv f16       KV types to judge\n"
+    "  --kv A,B       KV types to judge (f16); the reference has f16\n"
     "  --text FILE    default /usr/share/common-licenses/GPL-3\n"
     "  --bytes N      of the text (24000)\n"
     "  --chunk N      tokens of a chunk, its second half is scored (512)\n"
@@ -45,6 +45,7 @@ typedef struct {
 
 typedef struct {
     const char        *name;
+    uint32_t           kv;
     infer_model_t     *model;
     const kern_ops_t  *ops;
     quality_score_t    score;             /* unused in the reference's */
@@ -155,10 +156,6 @@ quality_options(quality_conf_t *c, int argc, char **argv)
         fputs(usage, stderr);
         exit(2);
     }
-
-    if (strcmp(c->kv, "f16") != 0) {
-        quality_die("--kv", "only f16 is built in");
-    }
 }
 
 
@@ -208,6 +205,7 @@ quality_open(quality_level_t *l, const quality_conf_t *c,
     const infer_model_conf_t conf = {
         .context = c->chunk, .max_rows = c->chunk,
         .max_outs = c->chunk / 2, .max_seqs = 1, .n_pages = pages,
+        .kv_type = l->kv,
         .n_threads = c->threads ? c->threads
                      : cpus > 0 && cpus < KERN_MAX_THREADS ? (uint32_t) cpus
                      : 1
@@ -348,7 +346,8 @@ quality_print(const quality_conf_t *c, const quality_level_t *l)
     int bad = c->max_kl > 0 && !(mean <= c->max_kl);
 
     printf("  %-8s kv %s  mean KL %.6f +- %.6f  worst %.3f  same best "
-           "%.2f %%  %llu tokens  %.1f s%s\n", l->name, c->kv, mean,
+           "%.2f %%  %llu tokens  %.1f s%s\n", l->name,
+           kern_kv_name(l->kv), mean,
            sqrt(variance > 0 ? variance / n : 0), s->worst,
            100.0 * (double) s->n_same / n, (unsigned long long) s->n,
            l->seconds, bad ? "  TOO FAR" : "");
@@ -405,7 +404,7 @@ quality_file(const quality_conf_t *c, const char *file)
     quality_level_t ref = { .name = "ref" };
     quality_level_t level[QUALITY_MAX_LEVELS] = { 0 };
     uint32_t n_levels = 0;
-    char *names = strdup(c->isa), *rest = NULL;
+    char *names = strdup(c->isa), *kvs, *rest = NULL;
     size_t n_ids;
     int32_t bos;
     int fd = open(file, O_RDONLY | O_CLOEXEC);
@@ -425,14 +424,25 @@ quality_file(const quality_conf_t *c, const char *file)
     for (char *s = strtok_r(names, ",", &rest); s != NULL;
          s = strtok_r(NULL, ",", &rest))
     {
-        if (n_levels == QUALITY_MAX_LEVELS) {
-            quality_die("--isa", "has too many levels");
+        char *rest_kv = NULL;
+
+        kvs = strdup(c->kv);
+
+        for (char *k = strtok_r(kvs, ",", &rest_kv); k != NULL;
+             k = strtok_r(NULL, ",", &rest_kv))
+        {
+            if (n_levels == QUALITY_MAX_LEVELS || kern_kv_type(k) < 0) {
+                quality_die("--isa or --kv", "has too many or unknown ones");
+            }
+
+            level[n_levels].name = s;
+            level[n_levels].kv = (uint32_t) kern_kv_type(k);
+            quality_open(&level[n_levels], c, gguf, file);
+            level[n_levels].name = level[n_levels].ops->name;
+            n_levels++;
         }
 
-        level[n_levels].name = s;
-        quality_open(&level[n_levels], c, gguf, file);
-        level[n_levels].name = level[n_levels].ops->name;
-        n_levels++;
+        free(kvs);
     }
 
     printf("%s\n", file);

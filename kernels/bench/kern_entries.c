@@ -71,7 +71,7 @@ run_kv_store(void *arg)
 {
     entry_t  *e = arg;
 
-    e->in->kv_store(e->kv, 7, e->x, e->x, 64, 64);
+    e->in->kv_store(e->kv, e->attn.kv_type, 7, e->x, e->x, 64, 64);
 }
 
 static void
@@ -158,7 +158,7 @@ linears(kern_ctx_t *c, entry_t *e)
 }
 
 static void
-attention(entry_t *e, const kern_shape_t *s)
+attention(entry_t *e, const kern_shape_t *s, uint32_t type)
 {
     static const uint32_t  pages[KEYS / 32] = {
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
@@ -168,7 +168,8 @@ attention(entry_t *e, const kern_shape_t *s)
     kern_cost_t  c;
 
     e->attn = (cpu_attn_t) { .head_dim = 64, .v_dim = 64, .kv = e->kv,
-                             .page_bytes = cpu_kv_head_bytes(64, 64),
+                             .page_bytes = cpu_kv_head_bytes(type, 64, 64),
+                             .kv_type = type,
                              .pages = pages };
     e->attn.work = test_alloc(cpu_attn_work(64) * sizeof(float));
     for (i = 0; i < 12; i++) {
@@ -178,11 +179,14 @@ attention(entry_t *e, const kern_shape_t *s)
     }
     for (n = 3; n <= 12; n *= 4) {
         e->attn.nq = n;
-        snprintf(name, sizeof(name), "attend %u x %u keys", n, KEYS);
+        snprintf(name, sizeof(name), "attend %s %u x %u keys",
+                 kern_kv_name(type), n, KEYS);
         c = kern_attend_cost(s, KEYS);
         c.ops *= n;
         row(name, run_attend, e, c);
     }
+    snprintf(name, sizeof(name), "kv_store %s 64", kern_kv_name(type));
+    row(name, run_kv_store, e, kern_row_cost(64, 3, 4));
     test_free(e->attn.work);
 }
 
@@ -210,7 +214,7 @@ main(int argc, char **argv)
     e.x = test_floats(n > 49152 ? n : 49152, 2);
     e.y = test_floats((size_t) MAX_ROWS * FFN, 2);
     e.cs = test_floats(128, 1);
-    e.kv = calloc(KEYS / 32, cpu_kv_head_bytes(64, 64));
+    e.kv = calloc(KEYS / 32, cpu_kv_head_bytes(KERN_KV_F16, 64, 64));
     e.acts = (cpu_acts_t) {
         .n_in = FFN, .q = test_alloc(n), .d = test_alloc(n / 8),
         .nsum = test_alloc(n / 8), .hsum = test_alloc(n / 4),
@@ -227,8 +231,9 @@ main(int argc, char **argv)
     row("quantize 576", run_quantize, &e, kern_quantize_cost(DIM, 1));
     row("silu_mul 1536", run_silu_mul, &e, kern_row_cost(FFN, 3, 20));
     row("rope 64", run_rope, &e, kern_row_cost(64, 4, 4));
-    row("kv_store 64", run_kv_store, &e, kern_row_cost(64, 3, 4));
-    attention(&e, &s);
+    for (r = 0; r < KERN_N_KV_TYPES; r++) {
+        attention(&e, &s, r);
+    }
     row("argmax 49152", run_argmax, &e, kern_row_cost(49152, 1, 1));
     row("exp_row 49152", run_exp_row, &e, kern_row_cost(49152, 2, 18));
     ops->close(c);

@@ -15,8 +15,8 @@ void kern_quantize_ref(const cpu_acts_t *a, uint32_t row, uint32_t b0,
 void kern_silu_mul_ref(float *y, const float *g, const float *u, uint32_t n);
 void kern_rope_ref(float *y, const float *x, const float *cs,
     uint32_t rope_dim, uint32_t head_dim, float scale);
-void kern_kv_store_ref(uint8_t *kv, uint32_t slot, const float *k,
-    const float *v, uint32_t head_dim, uint32_t v_dim);
+void kern_kv_store_ref(uint8_t *kv, uint32_t type, uint32_t slot,
+    const float *k, const float *v, uint32_t head_dim, uint32_t v_dim);
 int32_t kern_argmax_ref(const float *x, size_t n);
 void kern_exp_row_ref(float *y, const float *x, float sub, size_t n);
 

@@ -39,11 +39,33 @@ ref_halves(float *y, const uint16_t *h, uint32_t n)
     }
 }
 
-REF_INLINE const uint16_t *
+/* n values of a page's type at p; of q8 without their scales. */
+REF_INLINE void
+ref_values(uint32_t type, float *y, const uint8_t *p, uint32_t n)
+{
+    uint32_t  i, u;
+
+    switch (type) {
+    case KERN_KV_F16:
+        ref_halves(y, (const uint16_t *) p, n);
+        break;
+    case KERN_KV_BF16:
+        for (i = 0; i < n; i++) {
+            u = (uint32_t) ((const uint16_t *) p)[i] << 16;
+            memcpy(&y[i], &u, sizeof(u));
+        }
+        break;
+    default:
+        for (i = 0; i < n; i++) {
+            y[i] = (float) ((const int8_t *) p)[i];
+        }
+    }
+}
+
+REF_INLINE const uint8_t *
 ref_page(const cpu_attn_t *a, uint32_t pos)
 {
-    return (const uint16_t *) (a->kv + a->pages[pos / KERN_PAGE_TOKENS]
-                                       * a->page_bytes);
+    return a->kv + a->pages[pos / KERN_PAGE_TOKENS] * a->page_bytes;
 }
 
 /* s[i] = q * key pos + i: one chain over d each, keys inner. pos is the
@@ -52,18 +74,44 @@ REF_INLINE void
 ref_scores(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
     float *s)
 {
-    const uint16_t  *k = ref_page(a, pos);
+    const uint8_t   *page = ref_page(a, pos), *k = page;
+    const uint16_t  *ks;
     uint32_t         i, d;
-    float            key[KERN_PAGE_TOKENS];
+    float            key[KERN_PAGE_TOKENS], scale[KERN_PAGE_TOKENS];
+
+    ks = (const uint16_t *) (page + cpu_kv_ks_at(a->head_dim, a->v_dim));
 
     for (i = 0; i < n; i++) {
         s[i] = 0;
     }
-    for (d = 0; d < a->head_dim; d++, k += KERN_PAGE_TOKENS) {
-        ref_halves(key, k, n);
+    for (d = 0; d < a->head_dim; d++) {
+        ref_values(a->kv_type, key, k, n);
+        k += KERN_PAGE_TOKENS * cpu_kv_value_bytes(a->kv_type);
+        if (a->kv_type == KERN_KV_Q8) {
+            if (d % CPU_BLOCK == 0) {
+                ref_halves(scale, ks + d, n);
+            }
+            for (i = 0; i < n; i++) {
+                key[i] *= scale[i];
+            }
+        }
         for (i = 0; i < n; i++) {
             s[i] = fmaf(q[d], key[i], s[i]);
         }
+    }
+}
+
+REF_INLINE void
+ref_scale_value(const cpu_attn_t *a, float *value, const uint8_t *page,
+    uint32_t slot)
+{
+    uint32_t         d;
+    const uint16_t  *vs;
+
+    vs = (const uint16_t *) (page + cpu_kv_vs_at(a->head_dim, a->v_dim));
+    for (d = 0; d < a->head_dim; d++) {
+        value[d] *= cpu_f16_to_f32(vs[d / CPU_BLOCK * KERN_PAGE_TOKENS
+                                      + slot]);
     }
 }
 
@@ -72,14 +120,20 @@ REF_INLINE void
 ref_sum(const cpu_attn_t *a, const float *p, uint32_t pos, uint32_t n,
     float *o)
 {
-    const uint16_t  *v;
-    uint32_t         i, d;
-    float            value[REF_MAX_DIM];
+    const uint8_t  *page;
+    uint32_t        i, d, slot;
+    float           value[REF_MAX_DIM];
 
     for (i = 0; i < n; i++) {
-        v = ref_page(a, pos + i) + (size_t) KERN_PAGE_TOKENS * a->head_dim
-            + (size_t) ((pos + i) % KERN_PAGE_TOKENS) * a->v_dim;
-        ref_halves(value, v, a->head_dim);
+        page = ref_page(a, pos + i);
+        slot = (pos + i) % KERN_PAGE_TOKENS;
+        ref_values(a->kv_type, value,
+                   page + cpu_kv_v_at(a->kv_type, a->head_dim)
+                   + slot * cpu_kv_v_at(a->kv_type, a->v_dim)
+                     / KERN_PAGE_TOKENS, a->head_dim);
+        if (a->kv_type == KERN_KV_Q8) {
+            ref_scale_value(a, value, page, slot);
+        }
         for (d = 0; d < a->head_dim; d++) {
             o[d] = fmaf(p[i], value[d], o[d]);
         }

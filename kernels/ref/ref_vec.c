@@ -1,6 +1,6 @@
 /*
  * ref_vec.c: definitions of everything that works on one row: norm,
- * quantization, activation, rotation, KV rounding, exp, argmax. Sums over a
+ * quantization, activation, rotation, exp, argmax. Sums over a
  * row are 16 lane partials (element i goes to lane i % 16) and one tree.
  */
 
@@ -221,20 +221,5 @@ kern_rope_ref(float *y, const float *x, const float *cs, uint32_t rope_dim,
     }
     for ( /* void */ ; i < head_dim; i++) {
         y[i] = x[i] * scale;
-    }
-}
-
-void
-kern_kv_store_ref(uint8_t *kv, uint32_t slot, const float *k, const float *v,
-    uint32_t head_dim, uint32_t v_dim)
-{
-    uint16_t  *kp = (uint16_t *) kv + slot;
-    uint16_t  *vp = (uint16_t *) kv + (size_t) KERN_PAGE_TOKENS * head_dim
-                    + (size_t) slot * v_dim;
-    uint32_t   i;
-
-    for (i = 0; i < head_dim; i++) {
-        kp[(size_t) i * KERN_PAGE_TOKENS] = cpu_f32_to_f16(k[i]);
-        vp[i] = cpu_f32_to_f16(v[i]);
     }
 }

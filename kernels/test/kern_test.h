@@ -261,6 +261,29 @@ test_value(const test_tensor_t *t, uint32_t row, uint32_t col)
     }
 }
 
+/* Value d of the key (v: 0) or value (1) in a slot of a KV page, decoded
+ * from its bytes. */
+TEST_UNUSED static float
+test_kv_value(const uint8_t *page, uint32_t type, uint32_t hd, uint32_t vd,
+    int v, uint32_t slot, uint32_t d)
+{
+    size_t    at = v ? 32 * hd + slot * vd + d : d * 32 + slot, s;
+    uint16_t  h;
+    float     f = 0;
+
+    if (type == KERN_KV_Q8) {
+        s = 32 * (hd + vd) + (v ? (hd + 31) / 32 * 64 : 0);
+        memcpy(&h, page + s + d / 32 * 64 + slot * 2, 2);
+        return cpu_f16_to_f32(h) * (float) (int8_t) page[at];
+    }
+    memcpy(&h, page + 2 * at, 2);
+    if (type == KERN_KV_F16) {
+        return cpu_f16_to_f32(h);
+    }
+    memcpy((uint8_t *) &f + 2, &h, 2);
+    return f;
+}
+
 static const uint32_t  test_types[] TEST_UNUSED = {
     KERN_F32, KERN_F16, KERN_BF16, KERN_Q4_0, KERN_Q4_1, KERN_Q5_0,
     KERN_Q5_1, KERN_Q8_0, KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K,

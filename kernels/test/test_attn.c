@@ -10,7 +10,7 @@
 enum { MAX_KEYS = 400, N_PAGES = 16 };
 
 typedef struct {
-    uint32_t   hd, vd;
+    uint32_t   type, hd, vd;
     size_t     page_bytes;
     uint8_t   *kv;
     uint32_t   pages[N_PAGES];
@@ -19,13 +19,13 @@ typedef struct {
 
 
 static attn_t
-make(uint32_t hd)
+make(uint32_t type, uint32_t hd)
 {
-    attn_t    t = { .hd = hd, .vd = (hd + 15) / 16 * 16 };
+    attn_t    t = { .type = type, .hd = hd, .vd = (hd + 15) / 16 * 16 };
     uint32_t  i, j, k;
     float    *a, *b;
 
-    t.page_bytes = cpu_kv_head_bytes(hd, t.vd);
+    t.page_bytes = cpu_kv_head_bytes(type, hd, t.vd);
     t.kv = test_alloc(t.page_bytes * N_PAGES);
     memset(t.kv, 0, t.page_bytes * N_PAGES);
     for (i = 0; i < N_PAGES; i++) {
@@ -41,7 +41,7 @@ make(uint32_t hd)
         a = test_floats(hd, 2);
         b = test_floats(hd, 2);
         cpu_inner("ref-q8")->kv_store(t.kv + t.pages[i / 32] * t.page_bytes,
-                                      i % 32, a, b, hd, t.vd);
+                                      type, i % 32, a, b, hd, t.vd);
         test_free(a);
         test_free(b);
     }
@@ -54,9 +54,10 @@ make(uint32_t hd)
 static void
 run(attn_t *t, const cpu_inner_t *in, const uint32_t *n_keys, uint32_t nq)
 {
-    cpu_attn_t  a = { .nq = nq, .head_dim = t->hd, .v_dim = t->vd,
-                      .kv = t->kv, .page_bytes = t->page_bytes,
-                      .pages = t->pages, .work = t->work };
+    cpu_attn_t  a = { .nq = nq, .kv_type = t->type,
+                      .head_dim = t->hd, .v_dim = t->vd, .kv = t->kv,
+                      .page_bytes = t->page_bytes, .pages = t->pages,
+                      .work = t->work };
     uint32_t    i;
 
     for (i = 0; i < nq; i++) {
@@ -72,9 +73,10 @@ static void
 run_parts(attn_t *t, const cpu_inner_t *in, const uint32_t *n_keys,
     uint32_t nq)
 {
-    cpu_attn_t  a = { .nq = nq, .head_dim = t->hd, .v_dim = t->vd,
-                      .kv = t->kv, .page_bytes = t->page_bytes,
-                      .pages = t->pages, .work = t->work };
+    cpu_attn_t  a = { .nq = nq, .kv_type = t->type,
+                      .head_dim = t->hd, .v_dim = t->vd, .kv = t->kv,
+                      .page_bytes = t->page_bytes, .pages = t->pages,
+                      .work = t->work };
     size_t      step = cpu_part_floats(t->vd);
     float      *parts = test_alloc(4 * step * sizeof(float));
     uint32_t    i;
@@ -93,29 +95,30 @@ run_parts(attn_t *t, const cpu_inner_t *in, const uint32_t *n_keys,
     }
 }
 
+static float
+value(const attn_t *t, int v, uint32_t pos, uint32_t d)
+{
+    return test_kv_value(t->kv + t->pages[pos / 32] * t->page_bytes, t->type,
+                         t->hd, t->vd, v, pos % 32, d);
+}
+
 static double
 check_double(attn_t *t, const uint32_t *n_keys, uint32_t nq)
 {
-    double           p[MAX_KEYS], l, o, worst = 0;
-    uint32_t         i, k, d;
-    const uint16_t  *page;
+    double    p[MAX_KEYS], l, o, worst = 0;
+    uint32_t  i, k, d;
 
     for (i = 0; i < nq; i++) {
         for (l = 0, k = 0; k < n_keys[i]; k++) {
-            page = (uint16_t *) (t->kv + t->pages[k / 32] * t->page_bytes);
             for (p[k] = 0, d = 0; d < t->hd; d++) {
-                p[k] += (double) t->q[i * t->hd + d]
-                        * cpu_f16_to_f32(page[d * 32 + k % 32]);
+                p[k] += (double) t->q[i * t->hd + d] * value(t, 0, k, d);
             }
             p[k] = exp(p[k]);
             l += p[k];
         }
         for (d = 0; d < t->hd; d++) {
             for (o = 0, k = 0; k < n_keys[i]; k++) {
-                page = (uint16_t *) (t->kv + t->pages[k / 32]
-                                             * t->page_bytes);
-                o += p[k] / l * cpu_f16_to_f32(page[t->hd * 32
-                                                    + k % 32 * t->vd + d]);
+                o += p[k] / l * value(t, 1, k, d);
             }
             o = fabs(o - t->out[i * t->hd + d]);
             worst = o > worst ? o : worst;
@@ -125,17 +128,22 @@ check_double(attn_t *t, const uint32_t *n_keys, uint32_t nq)
 }
 
 static void
-check(uint32_t hd)
+check(uint32_t type, uint32_t hd)
 {
     static const uint32_t  last[] = { 1, 2, 31, 32, 33, 64, 127, 128, 129,
                                       160, 257, 400 };
-    attn_t                 t = make(hd);
+    attn_t                 t = make(type, hd);
     size_t                 bytes = CPU_QMAX * hd * sizeof(float);
     float                 *keep = test_alloc(bytes);
     uint32_t               i, j, l, nq, n[CPU_QMAX];
     int                    same[2] = { 1, 1 }, parts = 1;
     double                 e, worst = 0;
+    float                  nan[256];
+    const char            *name = kern_kv_name(type);
 
+    for (i = 0; i < hd; i++) {
+        nan[i] = NAN;
+    }
     for (i = 0; i < sizeof(last) / sizeof(last[0]); i++) {
         for (nq = 1; nq <= 12; nq++) {
             for (j = 0; j < nq; j++) {    /* groups of 1..3 on a diagonal */
@@ -162,13 +170,14 @@ check(uint32_t hd)
             }
         }
     }
-    ok(parts, "head of %u: the same in parts", hd);
-    ok(worst < 2e-5, "head of %u: near double (%.1e)", hd, worst);
+    ok(parts, "%s, head of %u: the same in parts", name, hd);
+    ok(worst < 2e-5, "%s, head of %u: near double (%.1e)", name, hd, worst);
     for (l = 0; l < TEST_N_FAST; l++) {
         if (cpu_inner(test_fast[l]) == NULL) {
             ok(1, "%s # SKIP not on this machine", test_fast[l]);
         } else {
-            ok(same[l], "head of %u: %s equals ref", hd, test_fast[l]);
+            ok(same[l], "%s, head of %u: %s equals ref", name, hd,
+               test_fast[l]);
         }
     }
 
@@ -177,20 +186,15 @@ check(uint32_t hd)
     run(&t, cpu_inner("ref-q8"), n, 1);
     memcpy(keep, t.out, hd * sizeof(float));
     for (i = 70; i < 128; i++) {
-        for (j = 0; j < hd; j++) {
-            uint16_t  *p = (uint16_t *) (t.kv + t.pages[i / 32]
-                                                * t.page_bytes);
-
-            p[j * 32 + i % 32] = 0x7e00;
-            p[hd * 32 + i % 32 * t.vd + j] = 0x7e00;
-        }
+        cpu_inner("ref-q8")->kv_store(t.kv + t.pages[i / 32] * t.page_bytes,
+                                      type, i % 32, nan, nan, hd, t.vd);
     }
     for (l = 0; l < TEST_N_FAST; l++) {
         if (cpu_inner(test_fast[l]) != NULL) {
             run(&t, cpu_inner(test_fast[l]), n, 1);
             ok(memcmp(keep, t.out, hd * sizeof(float)) == 0,
-               "head of %u: %s ignores keys behind the limit", hd,
-               test_fast[l]);
+               "%s, head of %u: %s ignores keys behind the limit", name,
+               hd, test_fast[l]);
         }
     }
 
@@ -199,17 +203,22 @@ check(uint32_t hd)
     i &= (uint32_t) test_free(t.q);
     i &= (uint32_t) test_free(t.out);
     i &= (uint32_t) test_free(t.work);
-    ok((int) i, "head of %u: canaries", hd);
+    ok((int) i, "%s, head of %u: canaries", name, hd);
 }
 
 int
 main(void)
 {
+    uint32_t  type;
+
     test_seed();
-    check(64);
-    check(20);
-    check(128);
-    check(80);
-    check(2);
+    for (type = 0; type < KERN_N_KV_TYPES; type++) {
+        check(type, 64);
+        check(type, 20);
+        check(type, 128);
+        check(type, 80);
+        check(type, 2);
+        check(type, 256);
+    }
     return tap_done();
 }

@@ -2,22 +2,23 @@
  * test_invariance.c: the promise of DESIGN.md 4. A random model run through
  * the outer table; the logits of every token must have the same bits whether
  * its prompt comes in chunks of 1, 33 or whole, alone or beside others, on
- * 1 or 2 threads, and on every q8 level. A NaN stays in its sequence.
+ * 1 or 2 threads, with each type of KV pages, and on every q8 level. A NaN
+ * stays in its sequence.
  */
 
 #include "kern_model.h"
 
-enum { V = 100, LEN = 140, N_SEQ = 3, MAX_ROWS = 512 };
+enum { V = 100, LEN = 140, N_SEQ = 3, N_ALL = 16, MAX_ROWS = N_ALL * LEN };
 
 static const kern_shape_t  shape = {
     .n_layers = MODEL_LAYERS, .dim = 96, .n_heads = 6, .n_kv_heads = 2,
     .head_dim = 32, .ffn = 160, .vocab = V, .rope_dim = 32,
     .rope_attn_scale = 1, .eps = 1e-5f, .max_rows = MAX_ROWS,
-    .max_outs = MAX_ROWS, .max_seqs = N_SEQ, .context = 320, .n_pages = 24
+    .max_outs = MAX_ROWS, .max_seqs = N_ALL, .context = 320, .n_pages = 96
 };
 
-static int32_t   tokens[N_SEQ][LEN];
-static uint32_t  pages[N_SEQ][6];
+static int32_t   tokens[N_ALL][LEN];
+static uint32_t  pages[N_ALL][6];
 
 
 /* Runs n_seq sequences, each advancing by chunk tokens a step, and collects
@@ -28,7 +29,7 @@ collect(test_run_t *r, uint32_t which, uint32_t n_seq, uint32_t chunk,
 {
     int32_t       tok[MAX_ROWS];
     uint32_t      rows[MAX_ROWS], pos, s, i, n, at, first, sq;
-    kern_seq_t    seq[N_SEQ];
+    kern_seq_t    seq[N_ALL];
     kern_batch_t  b = { .token = tok, .seq = seq, .out_row = rows };
 
     for (pos = 0; pos < LEN; pos += n) {
@@ -113,6 +114,73 @@ check_level(const test_model_t *m, const char *isa, float *base, int *have)
     free(x);
 }
 
+/* Batches of 2, 7 and 16 against a sequence alone, for a type of pages.
+ * base as above. */
+static void
+check_kv(const test_model_t *like, const char *isa, uint32_t type,
+    float *base, int *have)
+{
+    static const uint32_t  seqs[] = { 1, 2, 7, 16 }, chunks[] = { 1, 33, LEN };
+    size_t                 n = (size_t) LEN * V;
+    float                 *x = malloc(n * sizeof(float));
+    test_model_t           m = *like;
+    uint32_t               i, c, threads;
+    test_run_t             r;
+    int                    slow = strncmp(isa, "ref", 3) == 0, good = 1;
+
+    if (cpu_inner(isa) == NULL) {
+        ok(1, "%s # SKIP not on this machine", isa);
+        free(x);
+        return;
+    }
+    m.shape.kv_type = type;
+    for (threads = 1; threads <= 2; threads++) {
+        r = test_open(&m, isa, threads);
+        for (i = 0; i < 4; i++) {
+            for (c = 0; c < 3; c++) {
+                if (slow && (i > 1 || (c + threads) % 3 != i)) {
+                    continue;
+                }
+                good &= collect(&r, 1, seqs[i], chunks[c], x) && sane(x, n);
+                if (!*have) {
+                    memcpy(base, x, n * sizeof(float));
+                    *have = 1;
+                }
+                good &= memcmp(base, x, n * sizeof(float)) == 0;
+            }
+        }
+        test_close(&r);
+    }
+    ok(good, "%s: kv %s, batches of 1, 2, 7, 16 in chunks", isa,
+       kern_kv_name(type));
+    free(x);
+}
+
+static void
+check_kv_types(const test_model_t *m, float *base)
+{
+    size_t    n = (size_t) LEN * V;
+    float    *f16 = malloc(n * sizeof(float));
+    uint32_t  type;
+    int       have;
+
+    for (type = 0; type < KERN_N_KV_TYPES; type++) {
+        have = 0;
+        check_kv(m, "ref", type, base, &have);
+        have = 0;
+        check_kv(m, "ref-q8", type, base, &have);
+        check_kv(m, "avx2", type, base, &have);
+        check_kv(m, "avx512", type, base, &have);
+        if (type == KERN_KV_F16) {
+            memcpy(f16, base, n * sizeof(float));
+        } else {
+            ok(memcmp(f16, base, n * sizeof(float)) != 0, "kv %s differs",
+               kern_kv_name(type));
+        }
+    }
+    free(f16);
+}
+
 /* 300 tokens whole on one thread against steps of one token at the end,
  * with attention split into chunks over four threads. */
 static void
@@ -124,9 +192,14 @@ check_split(const test_model_t *m, const char *isa)
     float         x[TAIL * V];
     kern_seq_t    seq = { 0, LONG, 0, page };
     kern_batch_t  b = { LONG, tok, 1, &seq, TAIL, rows };
-    test_run_t    r = test_open(m, isa, 1);
+    test_run_t    r;
     int           good;
 
+    if (cpu_inner(isa) == NULL) {
+        ok(1, "%s # SKIP not on this machine", isa);
+        return;
+    }
+    r = test_open(m, isa, 1);
     for (i = 0; i < LONG; i++) {
         tok[i] = tokens[i % N_SEQ][i / N_SEQ];
     }
@@ -286,12 +359,12 @@ main(void)
     int            have;
 
     test_seed();
-    for (s = 0; s < N_SEQ; s++) {
+    for (s = 0; s < N_ALL; s++) {
         for (i = 0; i < LEN; i++) {
             tokens[s][i] = (int32_t) test_below(V - 1);
         }
         for (i = 0; i < 6; i++) {
-            pages[s][i] = (i * N_SEQ + s) % 24;
+            pages[s][i] = (i * N_ALL + s) % 96;
         }
     }
 
@@ -305,10 +378,12 @@ main(void)
         check_level(&m, "avx2", base, &have);
         check_level(&m, "avx512", base, &have);
         if (i == 0) {
+            check_kv_types(&m, base);
             check_split(&m, "ref-q8");
-            if (cpu_inner("avx512") != NULL) {
-                check_split(&m, "avx512");
-            }
+            check_split(&m, "avx512");
+            m.shape.kv_type = KERN_KV_Q8;
+            check_split(&m, "avx2");
+            m.shape.kv_type = KERN_KV_F16;
             check_nan(&m, "ref");
             check_nan(&m, cpu_inner("avx512") != NULL ? "avx512" : "ref-q8");
             check_refused(&m);

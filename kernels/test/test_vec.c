@@ -304,38 +304,75 @@ check_rope(const cpu_inner_t *in)
     return good;
 }
 
+/* Relative error of a stored value, of q8 relative to its block. */
 static int
-check_kv_store(const cpu_inner_t *in)
+near_kv(uint32_t type, float x, float y, const float *block, uint32_t n)
 {
-    static const uint32_t  dims[] = { 64, 2, 20, 128 };
-    uint32_t               i, hd, vd, slot;
+    static const float  max[] = { 65504, 0x1.fep+127f, 8e6f };
+    float               amax = 0;
+    uint32_t            i;
+
+    x = x > max[type] ? max[type] : x < -max[type] ? -max[type] : x;
+    switch (type) {
+    case KERN_KV_F16:
+        return fabsf(x - y) <= fabsf(x) * 0x1p-11f + 0x1p-25f;
+    case KERN_KV_BF16:
+        return fabsf(x - y) <= fabsf(x) * 0x1p-8f;
+    default:
+        for (i = 0; i < n; i++) {
+            amax = fabsf(block[i]) > amax ? fabsf(block[i]) : amax;
+        }
+        return isinf(amax) || fabsf(x - y) <= amax * 0.00405f + 4e-6f;
+    }
+}
+
+static int
+check_kv_slot(const cpu_inner_t *in, uint32_t type, uint8_t *const p[2],
+    uint32_t slot, uint32_t hd)
+{
+    uint32_t  d, b, n, vd = (hd + 15) / 16 * 16;
+    float    *k = test_floats(hd, slot % 2 ? 1e5f : 3);
+    float    *v = test_floats(hd, 1e-3f), x;
+    int       good = 1;
+
+    k[hd - 1] = NAN;
+    in->kv_store(p[1], type, slot, k, v, hd, vd);
+    good &= isnan(test_kv_value(p[1], type, hd, vd, 0, slot, hd - 1));
+    k[hd - 1] = slot == 8 ? -INFINITY : 1;
+    v[0] = slot == 4 ? INFINITY : v[0];
+    cpu_inner("ref-q8")->kv_store(p[0], type, slot, k, v, hd, vd);
+    in->kv_store(p[1], type, slot, k, v, hd, vd);
+    for (d = 0; d < hd; d++) {
+        b = d / 32 * 32;
+        n = hd - b < 32 ? hd - b : 32;
+        x = test_kv_value(p[1], type, hd, vd, 0, slot, d);
+        good &= near_kv(type, k[d], x, k + b, n);
+        x = test_kv_value(p[1], type, hd, vd, 1, slot, d);
+        good &= near_kv(type, v[d], x, v + b, n);
+    }
+    good &= test_free(k);
+    good &= test_free(v);
+    return good;
+}
+
+static int
+check_kv_store(const cpu_inner_t *in, uint32_t type)
+{
+    static const uint32_t  dims[] = { 64, 2, 20, 80, 128, 256 };
+    uint32_t               i, hd, slot;
     size_t                 bytes;
     uint8_t               *p[2];
-    float                 *k, *v;
     int                    good = 1;
 
     for (i = 0; i < N(dims); i++) {
         hd = dims[i];
-        vd = (hd + 15) / 16 * 16;
-        bytes = cpu_kv_head_bytes(hd, vd);
+        bytes = cpu_kv_head_bytes(type, hd, (hd + 15) / 16 * 16);
         p[0] = test_alloc(bytes);
         p[1] = test_alloc(bytes);
         memset(p[0], 0, bytes);
         memset(p[1], 0, bytes);
-        for (slot = 0; slot < 32; slot += 1 + i) {
-            k = test_floats(hd, 1e5f);
-            v = test_floats(hd, 1e-6f);
-            v[0] = INFINITY;
-            cpu_inner("ref-q8")->kv_store(p[0], slot, k, v, hd, vd);
-            in->kv_store(p[1], slot, k, v, hd, vd);
-            k[hd - 1] = NAN;
-            in->kv_store(p[1], slot, k, v, hd, vd);
-            good &= isnan(cpu_f16_to_f32(((uint16_t *) p[1])
-                                         [(hd - 1) * 32 + slot]));
-            ((uint16_t *) p[1])[(hd - 1) * 32 + slot] =
-                ((uint16_t *) p[0])[(hd - 1) * 32 + slot];
-            good &= test_free(k);
-            good &= test_free(v);
+        for (slot = 0; slot < 32; slot += i % 2 ? 1 : 4) {
+            good &= check_kv_slot(in, type, p, slot, hd);
         }
         good &= memcmp(p[0], p[1], bytes) == 0;
         good &= test_free(p[0]);
@@ -348,6 +385,7 @@ static void
 check_level(const char *isa)
 {
     const cpu_inner_t  *in = cpu_inner(isa);
+    uint32_t            type;
 
     if (in == NULL) {
         ok(1, "%s # SKIP not on this machine", isa);
@@ -359,7 +397,10 @@ check_level(const char *isa)
     ok(check_quantize(in), "%s: quantize", isa);
     ok(check_silu(in), "%s: silu_mul", isa);
     ok(check_rope(in), "%s: rope", isa);
-    ok(check_kv_store(in), "%s: kv_store", isa);
+    for (type = 0; type < KERN_N_KV_TYPES; type++) {
+        ok(check_kv_store(in, type), "%s: kv_store %s", isa,
+           kern_kv_name(type));
+    }
 }
 
 int

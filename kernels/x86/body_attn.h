@@ -9,12 +9,28 @@
  *          118 GOP/s (66 %), softmax and f16 conversion are the rest
  */
 
-/* Scores of `rows` queries against the 32 keys of one page. */
-V16_INLINE void
-attn_scores(const float *const *q, float *s, const uint16_t *k,
-    uint32_t head_dim, const int rows)
+#define ATTN_MAX_BLOCKS  8      /* of 32 values, in a head */
+
+/* 16 values of a page, from value `at` of p on; q8 times scale. */
+V16_INLINE v16_t
+attn_value(const int type, const uint8_t *p, size_t at, v16_t scale)
 {
-    v16_t     acc[V16_QK_ROWS][2], k0, k1, x;
+    if (type == KERN_KV_F16) {
+        return v16_from_f16((const uint16_t *) p + at);
+    }
+    if (type == KERN_KV_BF16) {
+        return v16_from_bf16((const uint16_t *) p + at);
+    }
+    return v16_mul(v16_from_i8((const int8_t *) p + at), scale);
+}
+
+/* Scores of `rows` queries against the 32 keys of one page; ks: scales of
+ * q8, one for each block of 32 values and key. */
+V16_INLINE void
+attn_scores(const float *const *q, float *s, const uint8_t *k,
+    const uint16_t *ks, uint32_t head_dim, const int type, const int rows)
+{
+    v16_t     acc[V16_QK_ROWS][2], k0, k1, x, s0, s1;
     uint32_t  d;
     int       r;
 
@@ -22,9 +38,14 @@ attn_scores(const float *const *q, float *s, const uint16_t *k,
     for (r = 0; r < rows; r++) {
         acc[r][0] = acc[r][1] = v16_set1(0.0f);
     }
-    for (d = 0; d < head_dim; d++, k += KERN_PAGE_TOKENS) {
-        k0 = v16_from_f16(k);
-        k1 = v16_from_f16(k + 16);
+    s0 = s1 = v16_set1(1.0f);
+    for (d = 0; d < head_dim; d++) {
+        if (type == KERN_KV_Q8 && d % CPU_BLOCK == 0) {
+            s0 = v16_from_f16(ks + d);
+            s1 = v16_from_f16(ks + d + 16);
+        }
+        k0 = attn_value(type, k, d * KERN_PAGE_TOKENS, s0);
+        k1 = attn_value(type, k, d * KERN_PAGE_TOKENS + 16, s1);
 #pragma GCC unroll 12
         for (r = 0; r < rows; r++) {
             x = v16_set1(q[r][d]);
@@ -39,14 +60,25 @@ attn_scores(const float *const *q, float *s, const uint16_t *k,
     }
 }
 
-/* n keys from one page added to columns d .. of `rows` outputs. */
+/* V of one page: values [32 slots][v_dim]; scales of q8, 32 slots for each
+ * block of 32 columns. */
+typedef struct {
+    const uint8_t  *values;
+    uint32_t        v_dim;
+    float           scale[ATTN_MAX_BLOCKS * KERN_PAGE_TOKENS];
+} attn_v_t;
+
+/* n keys of one page from slot i0 on, added to columns d0 .. of `rows`
+ * outputs. */
 V16_INLINE void
-attn_outputs(float *o, const float *p, const uint16_t *v, uint32_t v_dim,
-    uint32_t n, const int rows, const int cols)
+attn_outputs(float *o, const float *p, const attn_v_t *v, uint32_t d0,
+    uint32_t i0, uint32_t n, const int type, const int rows, const int cols)
 {
-    v16_t     acc[V16_PV_ROWS][V16_PV_COLS], vc[V16_PV_COLS], x;
-    uint32_t  i;
-    int       r, c;
+    const float  *vs = v->scale + d0 / CPU_BLOCK * KERN_PAGE_TOKENS + i0;
+    size_t        v_dim = v->v_dim, at = i0 * v_dim + d0;
+    v16_t         acc[V16_PV_ROWS][V16_PV_COLS], vc[V16_PV_COLS], x;
+    uint32_t      i;
+    int           r, c;
 
 #pragma GCC unroll 6
     for (r = 0; r < rows; r++) {
@@ -55,10 +87,12 @@ attn_outputs(float *o, const float *p, const uint16_t *v, uint32_t v_dim,
             acc[r][c] = v16_load(o + (size_t) r * v_dim + c * 16);
         }
     }
-    for (i = 0; i < n; i++, v += v_dim) {
+    for (i = 0; i < n; i++, at += v_dim) {
 #pragma GCC unroll 4
         for (c = 0; c < cols; c++) {
-            vc[c] = v16_from_f16(v + c * 16);
+            x = type == KERN_KV_Q8
+                ? v16_set1(vs[c / 2 * KERN_PAGE_TOKENS + i]) : acc[0][0];
+            vc[c] = attn_value(type, v->values, at + c * 16, x);
         }
 #pragma GCC unroll 6
         for (r = 0; r < rows; r++) {
@@ -78,79 +112,123 @@ attn_outputs(float *o, const float *p, const uint16_t *v, uint32_t v_dim,
     }
 }
 
-static void
-attn_scores_n(const float *const *q, float *s, const uint16_t *k,
-    uint32_t head_dim, uint32_t nq)
+V16_INLINE void
+attn_scores_n(const float *const *q, float *s, const uint8_t *k,
+    const uint16_t *ks, uint32_t hd, const int type, uint32_t nq)
 {
+    int  n = 0;
+
 #if V16_QK_ROWS >= 12
-    while (nq >= 12) {
-        attn_scores(q, s, k, head_dim, 12);
-        q += 12;
-        s += 12 * CPU_CHUNK;
-        nq -= 12;
+    for ( /* void */ ; nq >= 12; nq -= n, q += n, s += n * CPU_CHUNK) {
+        n = 12;
+        attn_scores(q, s, k, ks, hd, type, 12);
     }
-    while (nq >= 6) {
-        attn_scores(q, s, k, head_dim, 6);
-        q += 6;
-        s += 6 * CPU_CHUNK;
-        nq -= 6;
+    for ( /* void */ ; nq >= 6; nq -= n, q += n, s += n * CPU_CHUNK) {
+        n = 6;
+        attn_scores(q, s, k, ks, hd, type, 6);
     }
-    while (nq >= 3) {
-        attn_scores(q, s, k, head_dim, 3);
-        q += 3;
-        s += 3 * CPU_CHUNK;
-        nq -= 3;
+    for ( /* void */ ; nq >= 3; nq -= n, q += n, s += n * CPU_CHUNK) {
+        n = 3;
+        attn_scores(q, s, k, ks, hd, type, 3);
     }
 #endif
-    while (nq >= 2) {
-        attn_scores(q, s, k, head_dim, 2);
-        q += 2;
-        s += 2 * CPU_CHUNK;
-        nq -= 2;
+    for ( /* void */ ; nq >= 2; nq -= n, q += n, s += n * CPU_CHUNK) {
+        n = 2;
+        attn_scores(q, s, k, ks, hd, type, 2);
     }
     if (nq == 1) {
-        attn_scores(q, s, k, head_dim, 1);
+        attn_scores(q, s, k, ks, hd, type, 1);
     }
 }
 
 V16_INLINE void
-attn_outputs_cols(float *o, const float *p, const uint16_t *v,
-    uint32_t v_dim, uint32_t n, const int rows)
+attn_outputs_cols(float *o, const float *p, const attn_v_t *v, uint32_t i0,
+    uint32_t n, const int type, const int rows)
 {
     uint32_t  d = 0;
 
 #if V16_PV_COLS >= 4
-    for ( /* void */ ; d + 64 <= v_dim; d += 64) {
-        attn_outputs(o + d, p, v + d, v_dim, n, rows, 4);
+    for ( /* void */ ; d + 64 <= v->v_dim; d += 64) {
+        attn_outputs(o + d, p, v, d, i0, n, type, rows, 4);
     }
 #endif
-    for ( /* void */ ; d < v_dim; d += 16) {
-        attn_outputs(o + d, p, v + d, v_dim, n, rows, 1);
+    for ( /* void */ ; d < v->v_dim; d += 16) {
+        attn_outputs(o + d, p, v, d, i0, n, type, rows, 1);
+    }
+}
+
+V16_INLINE void
+attn_outputs_n(float *o, const float *p, const attn_v_t *v, uint32_t i0,
+    uint32_t n, const int type, uint32_t nq)
+{
+#if V16_PV_ROWS >= 6
+    for ( /* void */ ; nq >= 6; nq -= 6, p += 6 * CPU_CHUNK) {
+        attn_outputs_cols(o, p, v, i0, n, type, 6);
+        o += 6 * (size_t) v->v_dim;
+    }
+#endif
+    for ( /* void */ ; nq >= 3; nq -= 3, p += 3 * CPU_CHUNK) {
+        attn_outputs_cols(o, p, v, i0, n, type, 3);
+        o += 3 * (size_t) v->v_dim;
+    }
+    for ( /* void */ ; nq > 0; nq--, p += CPU_CHUNK) {
+        attn_outputs_cols(o, p, v, i0, n, type, 1);
+        o += v->v_dim;
+    }
+}
+
+/* One instance for each type of page. */
+static void
+attn_page_scores(const cpu_attn_t *a, uint32_t first, float *s,
+    const uint8_t *page)
+{
+    const float *const *q = a->q + first;
+    const uint16_t     *ks = NULL;
+    uint32_t            nq = a->nq - first;
+
+    switch (a->kv_type) {
+    case KERN_KV_F16:
+        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_F16, nq);
+        break;
+    case KERN_KV_BF16:
+        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_BF16, nq);
+        break;
+    default:
+        ks = (const uint16_t *) (page + cpu_kv_ks_at(a->head_dim, a->v_dim));
+        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_Q8, nq);
     }
 }
 
 static void
-attn_outputs_n(float *o, const float *p, const uint16_t *v, uint32_t v_dim,
-    uint32_t n, uint32_t nq)
+attn_page_outputs(uint32_t type, float *o, const float *p, const attn_v_t *v,
+    uint32_t i0, uint32_t n, uint32_t nq)
 {
-#if V16_PV_ROWS >= 6
-    while (nq >= 6) {
-        attn_outputs_cols(o, p, v, v_dim, n, 6);
-        o += 6 * (size_t) v_dim;
-        p += 6 * CPU_CHUNK;
-        nq -= 6;
+    switch (type) {
+    case KERN_KV_F16:
+        attn_outputs_n(o, p, v, i0, n, KERN_KV_F16, nq);
+        break;
+    case KERN_KV_BF16:
+        attn_outputs_n(o, p, v, i0, n, KERN_KV_BF16, nq);
+        break;
+    default:
+        attn_outputs_n(o, p, v, i0, n, KERN_KV_Q8, nq);
     }
-#endif
-    while (nq >= 3) {
-        attn_outputs_cols(o, p, v, v_dim, n, 3);
-        o += 3 * (size_t) v_dim;
-        p += 3 * CPU_CHUNK;
-        nq -= 3;
-    }
-    for ( /* void */ ; nq > 0; nq--) {
-        attn_outputs_cols(o, p, v, v_dim, n, 1);
-        o += v_dim;
-        p += CPU_CHUNK;
+}
+
+/* V of a page. */
+static void
+attn_v(const cpu_attn_t *a, const uint8_t *page, attn_v_t *v)
+{
+    uint32_t         i, n = cpu_kv_blocks(a->head_dim) * KERN_PAGE_TOKENS;
+    const uint16_t  *vs;
+
+    v->values = page + cpu_kv_v_at(a->kv_type, a->head_dim);
+    v->v_dim = a->v_dim;
+    if (a->kv_type == KERN_KV_Q8) {
+        vs = (const uint16_t *) (page + cpu_kv_vs_at(a->head_dim, a->v_dim));
+        for (i = 0; i < n; i += 16) {
+            v16_store(v->scale + i, v16_from_f16(vs + i));
+        }
     }
 }
 
@@ -181,32 +259,30 @@ static void
 attn_values(const cpu_attn_t *a, float *o, const float *s, uint32_t pos,
     uint32_t first)
 {
-    uint32_t         i, j, n, min, max;
-    const uint16_t  *v;
+    uint32_t  i, j, n, min, max;
+    attn_v_t  v;
 
     for (i = 0; i < CPU_CHUNK; i += KERN_PAGE_TOKENS) {
         if (pos + i >= a->n_keys[a->nq - 1]) {
             break;
         }
-        v = (const uint16_t *) (a->kv + a->pages[(pos + i)
-                                                 / KERN_PAGE_TOKENS]
-                                        * a->page_bytes)
-            + (size_t) KERN_PAGE_TOKENS * a->head_dim;
+        attn_v(a, a->kv + a->pages[(pos + i) / KERN_PAGE_TOKENS]
+                          * a->page_bytes, &v);
 
         /* keys that all see, then what single queries see beyond */
         min = a->n_keys[first] > pos + i ? a->n_keys[first] - pos - i : 0;
         min = min < KERN_PAGE_TOKENS ? min : KERN_PAGE_TOKENS;
-        attn_outputs_n(o + (size_t) first * a->v_dim,
-                       s + first * CPU_CHUNK + i, v, a->v_dim, min,
-                       a->nq - first);
+        attn_page_outputs(a->kv_type, o + (size_t) first * a->v_dim,
+                          s + first * CPU_CHUNK + i, &v, 0, min,
+                          a->nq - first);
         for (j = first; j < a->nq; j++) {
             max = a->n_keys[j] > pos + i ? a->n_keys[j] - pos - i : 0;
             max = max < KERN_PAGE_TOKENS ? max : KERN_PAGE_TOKENS;
             n = max - min;
             if (n != 0) {
-                attn_outputs_n(o + (size_t) j * a->v_dim,
-                               s + j * CPU_CHUNK + i + min,
-                               v + (size_t) min * a->v_dim, a->v_dim, n, 1);
+                attn_page_outputs(a->kv_type, o + (size_t) j * a->v_dim,
+                                  s + j * CPU_CHUNK + i + min, &v, min, n,
+                                  1);
             }
         }
     }
@@ -222,9 +298,8 @@ attn_chunk(const cpu_attn_t *a, uint32_t pos, uint32_t first, float *o,
 
     for (i = 0; i < CPU_CHUNK && pos + i < last; i += KERN_PAGE_TOKENS) {
         j = a->pages[(pos + i) / KERN_PAGE_TOKENS];
-        attn_scores_n(a->q + first, s + first * CPU_CHUNK + i,
-                      (const uint16_t *) (a->kv + j * a->page_bytes),
-                      a->head_dim, a->nq - first);
+        attn_page_scores(a, first, s + first * CPU_CHUNK + i,
+                         a->kv + j * a->page_bytes);
     }
     for (j = first; j < a->nq; j++) {
         n = a->n_keys[j] - pos;

@@ -101,29 +101,6 @@ V16_NAME(rope)(float *y, const float *x, const float *cs, uint32_t rope_dim,
     }
 }
 
-void
-V16_NAME(kv_store)(uint8_t *kv, uint32_t slot, const float *k, const float *v,
-    uint32_t head_dim, uint32_t v_dim)
-{
-    uint16_t  *kp = (uint16_t *) kv + slot, *vp, t[16];
-    uint32_t   i, j, n;
-    v16_t      a, lo = v16_set1(-65504.0f), hi = v16_set1(65504.0f);
-
-    vp = (uint16_t *) kv + (size_t) KERN_PAGE_TOKENS * head_dim
-         + (size_t) slot * v_dim;
-    for (i = 0; i < head_dim; i += 16) {
-        n = head_dim - i < 16 ? head_dim - i : 16;
-        /* the second operand survives when it is NaN */
-        a = v16_load_n(k + i, n, 0);
-        v16_to_f16(t, v16_min(hi, v16_max(lo, a)));
-        for (j = 0; j < n; j++) {
-            kp[(size_t) (i + j) * KERN_PAGE_TOKENS] = t[j];
-        }
-        a = v16_load_n(v + i, n, 0);
-        v16_to_f16(vp + i, v16_min(hi, v16_max(lo, a)));
-    }
-}
-
 int32_t
 V16_NAME(argmax)(const float *x, size_t n)
 {

@@ -155,6 +155,39 @@ v16_to_f16(uint16_t *p, v16_t a)
         _mm256_cvtps_ph(a.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+V16_INLINE __m256i
+v16_half_bf16(__m256 a)
+{
+    __m256i  u = _mm256_castps_si256(a), h = _mm256_srli_epi32(u, 16);
+    __m256i  odd = _mm256_and_si256(h, _mm256_set1_epi32(1)), r, nan;
+
+    r = _mm256_add_epi32(u, _mm256_set1_epi32(0x7fff));
+    r = _mm256_srli_epi32(_mm256_add_epi32(r, odd), 16);
+    nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(r, _mm256_or_si256(h, _mm256_set1_epi32(0x40)),
+                              nan);
+}
+
+V16_INLINE void
+v16_to_bf16(uint16_t *p, v16_t a)
+{
+    __m256i  r = _mm256_packus_epi32(v16_half_bf16(a.a), v16_half_bf16(a.b));
+
+    /* packed in 128-bit halves: quarters come out 0 2 1 3 */
+    _mm256_storeu_si256((__m256i *) p, _mm256_permute4x64_epi64(r, 0xd8));
+}
+
+V16_INLINE v16_t
+v16_from_i8(const int8_t *p)
+{
+    __m128i  q = _mm_loadu_si128((const __m128i *) p);
+
+    return (v16_t) {
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)))
+    };
+}
+
 V16_INLINE v16_t
 v16_swap(v16_t a)
 {

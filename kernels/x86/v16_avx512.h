@@ -90,6 +90,28 @@ v16_to_f16(uint16_t *p, v16_t a)
         _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+/* Nearest even; finite or NaN. */
+V16_INLINE void
+v16_to_bf16(uint16_t *p, v16_t a)
+{
+    __m512i  u = _mm512_castps_si512(a), h = _mm512_srli_epi32(u, 16);
+    __m512i  odd = _mm512_and_si512(h, _mm512_set1_epi32(1));
+    __m512i  r;
+
+    r = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+    r = _mm512_srli_epi32(_mm512_add_epi32(r, odd), 16);
+    r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), h,
+                             _mm512_set1_epi32(0x40));
+    _mm256_storeu_si256((__m256i *) p, _mm512_cvtepi32_epi16(r));
+}
+
+V16_INLINE v16_t
+v16_from_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p)));
+}
+
 /* Neighbours exchanged: lanes 1, 0, 3, 2, ... */
 V16_INLINE v16_t
 v16_swap(v16_t a)

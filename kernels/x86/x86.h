@@ -24,8 +24,8 @@ void kern_silu_mul_avx2(float *y, const float *g, const float *u,
     uint32_t n);
 void kern_rope_avx2(float *y, const float *x, const float *cs,
     uint32_t rope_dim, uint32_t head_dim, float scale);
-void kern_kv_store_avx2(uint8_t *kv, uint32_t slot, const float *k,
-    const float *v, uint32_t head_dim, uint32_t v_dim);
+void kern_kv_store_avx2(uint8_t *kv, uint32_t type, uint32_t slot,
+    const float *k, const float *v, uint32_t head_dim, uint32_t v_dim);
 void kern_attend_avx2(const cpu_attn_t *a);
 void kern_attend_part_avx2(const cpu_attn_t *a, uint32_t chunk, float *part);
 void kern_attend_join_avx2(const cpu_attn_t *a, float *part);
@@ -43,8 +43,8 @@ void kern_silu_mul_avx512(float *y, const float *g, const float *u,
     uint32_t n);
 void kern_rope_avx512(float *y, const float *x, const float *cs,
     uint32_t rope_dim, uint32_t head_dim, float scale);
-void kern_kv_store_avx512(uint8_t *kv, uint32_t slot, const float *k,
-    const float *v, uint32_t head_dim, uint32_t v_dim);
+void kern_kv_store_avx512(uint8_t *kv, uint32_t type, uint32_t slot,
+    const float *k, const float *v, uint32_t head_dim, uint32_t v_dim);
 void kern_attend_avx512(const cpu_attn_t *a);
 void kern_attend_part_avx512(const cpu_attn_t *a, uint32_t chunk, float *part);
 void kern_attend_join_avx512(const cpu_attn_t *a, float *part);
