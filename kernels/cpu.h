@@ -41,7 +41,8 @@ typedef enum {
     CPU_N4Z,    /* nibbles, zero point      Q4_0       */
     CPU_N4M,    /* nibbles, minima          Q4_1       */
     CPU_B8Z,    /* bytes, zero point        Q8_0       */
-    CPU_B8M,    /* bytes, minima            Q5_1       */
+    CPU_N5Z,    /* 4 + 1 bits, zero point   Q5_0       */
+    CPU_N5M,    /* 4 + 1 bits, minima       Q5_1       */
     CPU_B8D,    /* bytes, f32 scale         Q8_K       */
     CPU_T4,     /* nibbles through a table  IQ4_NL     */
     CPU_T4G,    /* the same in groups       IQ4_XS     */
@@ -219,8 +220,10 @@ cpu_traits(cpu_form_e form)
         return (cpu_traits_t) { 4, 0, 0, 1, 1, 2, 2, 0 };
     case CPU_B8Z:
         return (cpu_traits_t) { 8, 0, 0, 1, 1, 2, 0, 0 };
-    case CPU_B8M:
-        return (cpu_traits_t) { 8, 0, 0, 1, 1, 2, 2, 0 };
+    case CPU_N5Z:
+        return (cpu_traits_t) { 4, 1, 0, 1, 1, 2, 0, 0 };
+    case CPU_N5M:
+        return (cpu_traits_t) { 4, 1, 0, 1, 1, 2, 2, 0 };
     case CPU_B8D:
         return (cpu_traits_t) { 8, 0, 0, 1, 1, 4, 0, 0 };
     case CPU_T4:

@@ -179,6 +179,10 @@ ref_unpack(cpu_form_e form, const uint8_t *stripe, uint32_t b,
     case CPU_N4M:
         ref_unpack_values(cpu_traits(CPU_N4Z), blk, part);
         break;
+    case CPU_N5Z:
+    case CPU_N5M:
+        ref_unpack_values(cpu_traits(CPU_N5Z), blk, part);
+        break;
     case CPU_B8Z:
         ref_unpack_values(cpu_traits(CPU_B8Z), blk, part);
         break;

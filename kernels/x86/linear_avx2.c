@@ -270,10 +270,6 @@ kern_linear_avx2(const kern_weight_t *wt, uint32_t stripe,
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
                         (tile_form_t) { 0, 0 });
         break;
-    case CPU_B8M:
-        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
-                        (tile_form_t) { 0, 1 });
-        break;
     case CPU_F32:
         tile_float_form(w, x, wt->n_in, n_rows, y, ldy, valid, add, CPU_F32);
         break;

@@ -477,9 +477,13 @@ kern_linear_avx512(const kern_weight_t *wt, uint32_t stripe,
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
                         cpu_traits(CPU_B8Z));
         break;
-    case CPU_B8M:
+    case CPU_N5Z:
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
-                        cpu_traits(CPU_B8M));
+                        cpu_traits(CPU_N5Z));
+        break;
+    case CPU_N5M:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_N5M));
         break;
     case CPU_B8D:
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,

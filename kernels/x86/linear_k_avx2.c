@@ -1,5 +1,5 @@
 /*
- * linear_k_avx2.c: the K and IQ4 forms in 256-bit registers without VNNI;
+ * linear_k_avx2.c: 5-bit, K and IQ4 forms in 256-bit registers without VNNI;
  * the same sums as linear_avx512.c.
  *
  * math     maddubs of unsigned values; as many of its results stay in 16
@@ -132,14 +132,18 @@ tile_scale(const uint8_t *w, const uint8_t *head, uint32_t oct, const int sub,
     return _mm256_mul_ps(tile_half(head + oct * 16), _mm256_cvtepi32_ps(i));
 }
 
-/* What is taken off; only of forms with 8-bit minima. */
+/* Minima to be added where they are f16, to be taken off otherwise. */
 TILE_INLINE __m256
 tile_min(const uint8_t *w, const uint8_t *head, uint32_t oct, const int sub,
     const cpu_traits_t t)
 {
     __m256i  i;
 
-    w += 3 * cpu_panel_bytes(t) + (t.shared ? sub : 1) * CPU_STRIPE;
+    w += 3 * cpu_panel_bytes(t);
+    if (t.min == 2) {
+        return tile_half(w + 2 * CPU_STRIPE + oct * 16);
+    }
+    w += (t.shared ? sub : 1) * CPU_STRIPE;
     i = _mm256_cvtepu8_epi32(_mm_loadl_epi64(
             (const __m128i *) (w + oct * 8)));
     if (t.shared) {
@@ -185,7 +189,7 @@ tile_link(__m256 *acc, __m256 *min, const uint8_t *w, const uint8_t *head,
         if (t.min) {
             sum = t.subs == 2
                   ? a->d[k] * (float) a->hsum[2 * k + (size_t) sub]
-                  : -a->dsum[k];
+                  : t.min == 2 ? a->dsum[k] : -a->dsum[k];
             min[r] = _mm256_fmadd_ps(m, _mm256_set1_ps(sum), min[r]);
         }
     }
@@ -267,6 +271,14 @@ kern_linear_k_avx2(const kern_weight_t *wt, uint32_t stripe,
     uint32_t        valid = cpu_valid(wt, stripe);
 
     switch (wt->form) {
+    case CPU_N5Z:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_N5Z));
+        break;
+    case CPU_N5M:
+        tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
+                        cpu_traits(CPU_N5M));
+        break;
     case CPU_B8D:
         tile_quant_rows(wt, w, a, r0, n_rows, y, ldy, valid, add,
                         cpu_traits(CPU_B8D));
