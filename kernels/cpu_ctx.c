@@ -140,6 +140,9 @@ ctx_alloc(kern_ctx_t *c, infer_err_t *err)
     c->page_bytes = kern_cpu_kv_page_bytes(s);
     c->kv_bytes = c->page_bytes * s->n_pages;
     c->kv = c->kv_bytes != 0 ? ctx_map(c->kv_bytes) : NULL;
+    if (c->kv != NULL && c->page_bytes >= CPU_KV_HUGE) {
+        (void) madvise(c->kv, c->kv_bytes, MADV_HUGEPAGE);
+    }
 
     if (c->phase == NULL || c->units == NULL || c->own_of == NULL
         || c->scratch == NULL

@@ -17,6 +17,7 @@
 #define CPU_QTILE     12     /* query vectors of one attention call */
 #define CPU_SPLIT     2      /* fewer units a thread: attention is split */
 #define CPU_SPLIT_MIN 3      /* and from so many chunks on */
+#define CPU_KV_HUGE   65536  /* KV pages from here on: memory in huge pages */
 #define CPU_OWN_ROWS  4      /* up to here each thread norms all rows itself */
 
 typedef struct cpu_phase_s  cpu_phase_t;

@@ -28,13 +28,15 @@ static const char usage[] =
     "  -t N          threads (all)\n"
     "  -b N          rows of one step (512)\n"
     "  --logits      print the five best of each position\n"
-    "  --bench prefill=512,decode=64,batch=16   print speeds instead\n";
+    "  --bench prefill=512,decode=64,batch=16,context=0   print speeds instead;\n"
+    "                steps begin at position `context`, its keys may be 0\n";
 
 typedef struct {
     const char  *model, *prompt, *ids, *isa;
     int          kv;
     uint32_t     n, threads, rows;
     uint32_t     prefill, decode, batch;     /* of --bench; 0: no bench */
+    uint32_t     context;
     int          logits;
 } cli_conf_t;
 
@@ -82,8 +84,9 @@ cli_number(const char *option, const char *s)
 static void
 cli_bench_option(cli_conf_t *c, char *arg)
 {
-    enum { PREFILL, DECODE, BATCH };
-    static char *const key[] = { "prefill", "decode", "batch", NULL };
+    enum { PREFILL, DECODE, BATCH, CONTEXT };
+    static char *const key[] = { "prefill", "decode", "batch", "context",
+                                 NULL };
     char *value = NULL;
 
     c->prefill = 512;
@@ -94,11 +97,13 @@ cli_bench_option(cli_conf_t *c, char *arg)
         int k = getsubopt(&arg, key, &value);
 
         if (k < 0 || value == NULL) {
-            cli_die("--bench", "takes prefill=N,decode=N,batch=N");
+            cli_die("--bench", "takes prefill=N,decode=N,batch=N,context=N");
         }
 
-        *(k == PREFILL ? &c->prefill : k == DECODE ? &c->decode : &c->batch)
-            = cli_number("--bench", value);
+        uint32_t *n = k == PREFILL ? &c->prefill : k == DECODE ? &c->decode
+                      : k == BATCH ? &c->batch : &c->context;
+
+        *n = cli_number("--bench", value);
     }
 }
 
@@ -457,6 +462,8 @@ cli_bench(cli_t *x, const cli_conf_t *c)
     int32_t *ids = malloc(c->prefill * sizeof(int32_t));
     int32_t now[CLI_MAX_BATCH];
     double prefill[3], decode[3], batched[3];
+    uint32_t fed = c->prefill < 64 ? c->prefill : 64;
+    uint32_t from = c->context ? c->context : c->prefill;
 
     if (ids == NULL) {
         cli_die("memory", "none left");
@@ -475,21 +482,20 @@ cli_bench(cli_t *x, const cli_conf_t *c)
         t0 = cli_now();
 
         for (uint32_t i = 0; i < c->decode; i++) {
-            cli_step(x, now, 1, c->prefill + i);
+            cli_step(x, now, 1, from + i);
         }
 
         decode[r] = c->decode / (cli_now() - t0);
 
         for (uint32_t i = 0; i < c->batch; i++) {
-            cli_feed(x, ids, c->prefill < 64 ? c->prefill : 64, i, 0);
+            cli_feed(x, ids, fed, i, 0);
             now[i] = ids[i % c->prefill];
         }
 
         t0 = cli_now();
 
         for (uint32_t i = 0; i < c->decode; i++) {
-            cli_step(x, now, c->batch,
-                     (c->prefill < 64 ? c->prefill : 64) + i);
+            cli_step(x, now, c->batch, (c->context ? from : fed) + i);
         }
 
         batched[r] = (double) c->batch * c->decode / (cli_now() - t0);
@@ -527,7 +533,8 @@ main(int argc, char **argv)
     }
 
     if (c.prefill > 0) {
-        cli_open(&x, &c, gguf, c.prefill + c.decode + 64, c.batch);
+        cli_open(&x, &c, gguf, (c.prefill > c.context ? c.prefill : c.context)
+                 + c.decode + 64, c.batch);
         cli_bench(&x, &c);
 
     } else {

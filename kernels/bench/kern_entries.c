@@ -163,7 +163,8 @@ attention(entry_t *e, const kern_shape_t *s, uint32_t type)
     static const uint32_t  pages[KEYS / 32] = {
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
     };
-    uint32_t     i, n;
+    static const uint32_t  keys[] = { 128, 150, KEYS };
+    uint32_t     i, k, n;
     char         name[64];
     kern_cost_t  c;
 
@@ -175,15 +176,19 @@ attention(entry_t *e, const kern_shape_t *s, uint32_t type)
     for (i = 0; i < 12; i++) {
         e->attn.q[i] = e->x + i * 64;
         e->attn.out[i] = e->y + i * 64;
-        e->attn.n_keys[i] = KEYS;
     }
-    for (n = 3; n <= 12; n *= 4) {
-        e->attn.nq = n;
-        snprintf(name, sizeof(name), "attend %s %u x %u keys",
-                 kern_kv_name(type), n, KEYS);
-        c = kern_attend_cost(s, KEYS);
-        c.ops *= n;
-        row(name, run_attend, e, c);
+    for (k = 0; k < sizeof(keys) / sizeof(keys[0]); k++) {
+        for (n = 3; n <= 12; n *= 4) {
+            for (i = 0; i < n; i++) {
+                e->attn.n_keys[i] = keys[k];
+            }
+            e->attn.nq = n;
+            snprintf(name, sizeof(name), "attend %s %u x %u keys",
+                     kern_kv_name(type), n, keys[k]);
+            c = kern_attend_cost(s, keys[k]);
+            c.ops *= n;
+            row(name, run_attend, e, c);
+        }
     }
     snprintf(name, sizeof(name), "kv_store %s 64", kern_kv_name(type));
     row(name, run_kv_store, e, kern_row_cost(64, 3, 4));

@@ -10,6 +10,7 @@
  */
 
 #define ATTN_MAX_BLOCKS  8      /* of 32 values, in a head */
+#define ATTN_FETCH_ROWS  6      /* from so many queries on, memory is ahead */
 
 /* 16 values of a page, from value `at` of p on; q8 times scale. */
 V16_INLINE v16_t
@@ -254,6 +255,25 @@ attn_softmax(float *s, uint32_t n, float *m, float *l)
     *l = v16_sum(sum);
 }
 
+/* The page's head that holds position pos. */
+V16_INLINE const uint8_t *
+attn_page(const cpu_attn_t *a, uint32_t pos)
+{
+    return a->kv + a->pages[pos / KERN_PAGE_TOKENS] * a->page_bytes;
+}
+
+/* Bytes from .. to - 1 of a page's head on their way to L2. Pages lie far
+ * apart, so the hardware does not see a stream. */
+V16_INLINE void
+attn_fetch(const cpu_attn_t *a, uint32_t pos, size_t from, size_t to)
+{
+    const char  *p = (const char *) attn_page(a, pos);
+
+    for ( /* void */ ; from < to; from += 64) {
+        __builtin_prefetch(p + from, 0, 2);
+    }
+}
+
 /* Weights times V of the chunk at pos, for queries first .. nq - 1. */
 static void
 attn_values(const cpu_attn_t *a, float *o, const float *s, uint32_t pos,
@@ -266,8 +286,14 @@ attn_values(const cpu_attn_t *a, float *o, const float *s, uint32_t pos,
         if (pos + i >= a->n_keys[a->nq - 1]) {
             break;
         }
-        attn_v(a, a->kv + a->pages[(pos + i) / KERN_PAGE_TOKENS]
-                          * a->page_bytes, &v);
+        /* K of the next chunk, while V is read */
+        if (a->nq < ATTN_FETCH_ROWS
+            && pos + i + CPU_CHUNK < a->n_keys[a->nq - 1])
+        {
+            attn_fetch(a, pos + i + CPU_CHUNK, 0,
+                       cpu_kv_v_at(a->kv_type, a->head_dim));
+        }
+        attn_v(a, attn_page(a, pos + i), &v);
 
         /* keys that all see, then what single queries see beyond */
         min = a->n_keys[first] > pos + i ? a->n_keys[first] - pos - i : 0;
@@ -294,12 +320,16 @@ attn_chunk(const cpu_attn_t *a, uint32_t pos, uint32_t first, float *o,
     float *ml)
 {
     uint32_t   i, j, n, last = a->n_keys[a->nq - 1];
+    size_t     v_at = cpu_kv_v_at(a->kv_type, a->head_dim);
+    size_t     end = cpu_kv_head_bytes(a->kv_type, a->head_dim, a->v_dim);
     float     *s = a->work;
 
     for (i = 0; i < CPU_CHUNK && pos + i < last; i += KERN_PAGE_TOKENS) {
-        j = a->pages[(pos + i) / KERN_PAGE_TOKENS];
+        if (a->nq < ATTN_FETCH_ROWS) {
+            attn_fetch(a, pos + i, v_at, end);
+        }
         attn_page_scores(a, first, s + first * CPU_CHUNK + i,
-                         a->kv + j * a->page_bytes);
+                         attn_page(a, pos + i));
     }
     for (j = first; j < a->nq; j++) {
         n = a->n_keys[j] - pos;
