@@ -74,8 +74,12 @@ help:                                  ## this list
 ISA_AVX2   := -mavx2 -mfma -mf16c -mbmi2
 ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq \
               -mavx512vnni -mavx512bf16 -mprefer-vector-width=512
+ISA_AVXVNNI := $(ISA_AVX2) -mavxvnni
+ISA_VNNI256 := $(ISA_AVX2) -mavx512vl -mavx512vnni
 isa_flags = $(if $(findstring avx512,$(notdir $1)),$(ISA_AVX512),\
-            $(if $(findstring avx2,$(notdir $1)),$(ISA_AVX2)))
+            $(if $(findstring avxvnni,$(notdir $1)),$(ISA_AVXVNNI),\
+            $(if $(findstring vnni256,$(notdir $1)),$(ISA_VNNI256),\
+            $(if $(findstring avx2,$(notdir $1)),$(ISA_AVX2)))))
 # Kernels are arithmetic: -O3 unless a sanitizer has its own level.
 kern_flags = $(if $(filter kernels/%,$1),$(if $(SANITIZER),,-O3))
 

@@ -85,6 +85,23 @@ init_has_avx512(void)
            && (r[2] & (1u << 11)) != 0;
 }
 
+/* VEX vpdpbusd, of processors without AVX-512. */
+static int
+init_has_avxvnni(void)
+{
+    uint32_t  r[4];
+
+    if (!init_has_avx2()) {
+        return 0;
+    }
+    init_cpuid(7, 0, r);
+    if (r[0] < 1) {
+        return 0;
+    }
+    init_cpuid(7, 1, r);
+    return (r[0] & (1u << 4)) != 0;
+}
+
 #endif
 
 
@@ -110,85 +127,42 @@ static int init_open(kern_ctx_t **ctx, const kern_ops_t *ops,
     .kv_zero = kern_cpu_kv_zero,                                              \
     .parallel = kern_cpu_parallel
 
+/* A level whose linears are lin and whose other entries end in rest. */
+#define INIT_LEVEL(name_, isa_, has_, q8_, rest, lin)                         \
+    {                                                                         \
+        .isa = isa_,                                                          \
+        .has = has_,                                                          \
+        .ops = { .name = name_,                                               \
+                 .numerics = q8_ ? NUMERICS_Q8 : NUMERICS_F32, INIT_CPU_OPS,  \
+                 .argmax = kern_argmax_ ## rest,                              \
+                 .exp_row = kern_exp_row_ ## rest },                          \
+        .inner = { .name = name_, .q8 = q8_,                                  \
+                   .rmsnorm = kern_rmsnorm_ ## rest,                          \
+                   .quantize = kern_quantize_ ## rest,                        \
+                   .linear = lin,                                             \
+                   .silu_mul = kern_silu_mul_ ## rest,                        \
+                   .rope = kern_rope_ ## rest,                                \
+                   .kv_store = kern_kv_store_ ## rest,                        \
+                   .attend = kern_attend_ ## rest,                            \
+                   .attend_part = kern_attend_part_ ## rest,                  \
+                   .attend_join = kern_attend_join_ ## rest,                  \
+                   .argmax = kern_argmax_ ## rest,                            \
+                   .exp_row = kern_exp_row_ ## rest }                         \
+    }
+
 static const init_level_t  init_levels[] = {
 #if defined(__x86_64__)
-    {
-        .isa = "avx512",
-        .has = init_has_avx512,
-        .ops = { .name = "avx512", .numerics = NUMERICS_Q8, INIT_CPU_OPS,
-                 .argmax = kern_argmax_avx512,
-                 .exp_row = kern_exp_row_avx512 },
-        .inner = { .name = "avx512", .q8 = 1,
-                   .rmsnorm = kern_rmsnorm_avx512,
-                   .quantize = kern_quantize_avx512,
-                   .linear = kern_linear_avx512,
-                   .silu_mul = kern_silu_mul_avx512,
-                   .rope = kern_rope_avx512,
-                   .kv_store = kern_kv_store_avx512,
-                   .attend = kern_attend_avx512,
-                   .attend_part = kern_attend_part_avx512,
-                   .attend_join = kern_attend_join_avx512,
-                   .argmax = kern_argmax_avx512,
-                   .exp_row = kern_exp_row_avx512 }
-    },
-    {
-        .isa = "avx2",
-        .has = init_has_avx2,
-        .ops = { .name = "avx2", .numerics = NUMERICS_Q8, INIT_CPU_OPS,
-                 .argmax = kern_argmax_avx2,
-                 .exp_row = kern_exp_row_avx2 },
-        .inner = { .name = "avx2", .q8 = 1,
-                   .rmsnorm = kern_rmsnorm_avx2,
-                   .quantize = kern_quantize_avx2,
-                   .linear = kern_linear_avx2,
-                   .silu_mul = kern_silu_mul_avx2,
-                   .rope = kern_rope_avx2,
-                   .kv_store = kern_kv_store_avx2,
-                   .attend = kern_attend_avx2,
-                   .attend_part = kern_attend_part_avx2,
-                   .attend_join = kern_attend_join_avx2,
-                   .argmax = kern_argmax_avx2,
-                   .exp_row = kern_exp_row_avx2 }
-    },
+    INIT_LEVEL("avx512", "avx512", init_has_avx512, 1, avx512,
+               kern_linear_avx512),
+    INIT_LEVEL("avxvnni", "avxvnni", init_has_avxvnni, 1, avx2,
+               kern_linear_avxvnni),
+    INIT_LEVEL("vnni256", "vnni256", init_has_avx512, 1, avx2,
+               kern_linear_vnni256),
+    INIT_LEVEL("avx2", "avx2", init_has_avx2, 1, avx2, kern_linear_avx2),
 #endif
-    {
-        .isa = "ref-q8",
-        .has = init_has_always,
-        .ops = { .name = "ref-q8", .numerics = NUMERICS_Q8, INIT_CPU_OPS,
-                 .argmax = kern_argmax_ref,
-                 .exp_row = kern_exp_row_ref },
-        .inner = { .name = "ref-q8", .q8 = 1,
-                   .rmsnorm = kern_rmsnorm_ref,
-                   .quantize = kern_quantize_ref,
-                   .linear = kern_linear_q8_ref,
-                   .silu_mul = kern_silu_mul_ref,
-                   .rope = kern_rope_ref,
-                   .kv_store = kern_kv_store_ref,
-                   .attend = kern_attend_ref,
-                   .attend_part = kern_attend_part_ref,
-                   .attend_join = kern_attend_join_ref,
-                   .argmax = kern_argmax_ref,
-                   .exp_row = kern_exp_row_ref }
-    },
-    {
-        .isa = "ref",
-        .has = init_has_always,
-        .ops = { .name = "ref-f32", .numerics = NUMERICS_F32, INIT_CPU_OPS,
-                 .argmax = kern_argmax_ref,
-                 .exp_row = kern_exp_row_ref },
-        .inner = { .name = "ref-f32", .q8 = 0,
-                   .rmsnorm = kern_rmsnorm_ref,
-                   .quantize = kern_quantize_ref,
-                   .linear = kern_linear_f32_ref,
-                   .silu_mul = kern_silu_mul_ref,
-                   .rope = kern_rope_ref,
-                   .kv_store = kern_kv_store_ref,
-                   .attend = kern_attend_ref,
-                   .attend_part = kern_attend_part_ref,
-                   .attend_join = kern_attend_join_ref,
-                   .argmax = kern_argmax_ref,
-                   .exp_row = kern_exp_row_ref }
-    }
+    INIT_LEVEL("ref-q8", "ref-q8", init_has_always, 1, ref,
+               kern_linear_q8_ref),
+    INIT_LEVEL("ref-f32", "ref", init_has_always, 0, ref, kern_linear_f32_ref)
 };
 
 #define INIT_N_LEVELS  (sizeof(init_levels) / sizeof(init_levels[0]))

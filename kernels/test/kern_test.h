@@ -292,8 +292,10 @@ static const uint32_t  test_types[] TEST_UNUSED = {
 
 #define TEST_N_TYPES  (sizeof(test_types) / sizeof(test_types[0]))
 
-static const char *const  test_fast[] TEST_UNUSED = { "avx2", "avx512" };
+static const char *const  test_fast[] TEST_UNUSED = {
+    "avx2", "avxvnni", "vnni256", "avx512", "neon"
+};
 
-#define TEST_N_FAST  2
+#define TEST_N_FAST  5
 
 #endif

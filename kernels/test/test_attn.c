@@ -136,11 +136,14 @@ check(uint32_t type, uint32_t hd)
     size_t                 bytes = CPU_QMAX * hd * sizeof(float);
     float                 *keep = test_alloc(bytes);
     uint32_t               i, j, l, nq, n[CPU_QMAX];
-    int                    same[2] = { 1, 1 }, parts = 1;
+    int                    same[TEST_N_FAST], parts = 1;
     double                 e, worst = 0;
     float                  nan[256];
     const char            *name = kern_kv_name(type);
 
+    for (l = 0; l < TEST_N_FAST; l++) {
+        same[l] = 1;
+    }
     for (i = 0; i < hd; i++) {
         nan[i] = NAN;
     }

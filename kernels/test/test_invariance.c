@@ -355,7 +355,7 @@ main(void)
     };
     float         *base = malloc((size_t) LEN * V * sizeof(float));
     test_model_t   m;
-    uint32_t       i, s;
+    uint32_t       i, s, l;
     int            have;
 
     test_seed();
@@ -375,8 +375,9 @@ main(void)
         check_level(&m, "ref", base, &have);
         have = 0;
         check_level(&m, "ref-q8", base, &have);
-        check_level(&m, "avx2", base, &have);
-        check_level(&m, "avx512", base, &have);
+        for (l = 0; l < TEST_N_FAST; l++) {
+            check_level(&m, test_fast[l], base, &have);
+        }
         if (i == 0) {
             check_kv_types(&m, base);
             check_split(&m, "ref-q8");

@@ -157,12 +157,15 @@ check_type(kern_ctx_t *c, uint32_t type)
 {
     const kern_ops_t  *ops = kern_init("cpu", "ref-q8", NULL);
     uint32_t           i, j, l, values, bytes;
-    int                packed = 1, whole = 1, equal[TEST_N_FAST] = { 1, 1 };
+    int                packed = 1, whole = 1, equal[TEST_N_FAST];
     double             e, e32 = 0, e8 = 0;
     test_tensor_t      t;
     kern_weight_t     *w;
     cpu_acts_t         a;
 
+    for (l = 0; l < TEST_N_FAST; l++) {
+        equal[l] = 1;
+    }
     kern_type_layout(type, &values, &bytes);
     for (i = 0; i < N(ins); i++) {
         if (values > 32 ? ins[i] % values != 0 : ins[i] % 256 == 0) {
@@ -210,6 +213,50 @@ check_type(kern_ctx_t *c, uint32_t type)
     }
 }
 
+/* Sums at the edge of what fits: all values and activations extreme. */
+static void
+check_extremes(kern_ctx_t *c, uint32_t type, const int8_t x[2])
+{
+    const kern_ops_t  *ops = kern_init("cpu", "ref-q8", NULL);
+    uint32_t           l, v, bytes, head;
+    size_t             i;
+    test_tensor_t      t = test_tensor(type, 48, 64, 1);
+    cpu_acts_t         a = make_acts(64);
+    kern_weight_t     *w;
+    int                same[TEST_N_FAST][2], k, fill;
+
+    for (i = 0; i < MAX_ROWS * 64; i++) {
+        a.q[i] = x[i & 1];
+    }
+    for (i = 0; i < MAX_ROWS * 2; i++) {
+        a.nsum[i] = -16 * (x[0] + x[1]);
+    }
+    kern_type_layout(type, &v, &bytes);
+    head = type == KERN_Q4_1 || type == KERN_Q5_1 ? 4 : 2;
+    for (k = 0; k < 2; k++) {
+        fill = (k ? 0xff : 0) ^ (type == KERN_Q8_0 ? 0x80 : 0);
+        for (i = 0; i < t.row_bytes * 48; i++) {
+            if (i % bytes >= head) {
+                t.raw[i] = (uint8_t) fill;
+            }
+        }
+        if (ops->pack(c, &w, &t.src, NULL) != INFER_OK) {
+            exit(1);
+        }
+        for (l = 0; l < TEST_N_FAST; l++) {
+            same[l][k] = cpu_inner(test_fast[l]) == NULL
+                         || check_equal(cpu_inner(test_fast[l]), w, &a);
+        }
+        ops->weight_free(c, w);
+    }
+    for (l = 0; l < TEST_N_FAST; l++) {
+        ok(same[l][0] && same[l][1], "%s: %s, extremes %d, %d",
+           kern_type_name(type), test_fast[l], x[0], x[1]);
+    }
+    free_acts(&a);
+    free(t.raw);
+}
+
 /* A tensor whose source fails, and shapes that must be refused. */
 static void
 check_refused(kern_ctx_t *c)
@@ -249,6 +296,8 @@ fail_read(void *arg, void *buf, size_t len, uint64_t off)
 int
 main(void)
 {
+    static const int8_t  edge[3][2] = { { 127, 127 }, { -127, -127 },
+                                        { 120, -120 } };
     kern_ctx_t        *c;
     kern_weight_t     *w = NULL;
     kern_src_t         s = { .type = KERN_F32, .n_out = 500, .n_in = 64,
@@ -259,6 +308,13 @@ main(void)
     c = open_ctx();
     for (i = 0; i < TEST_N_TYPES; i++) {
         check_type(c, test_types[i]);
+    }
+    for (i = 0; i < 3; i++) {
+        check_extremes(c, KERN_Q4_0, edge[i]);
+        check_extremes(c, KERN_Q4_1, edge[i]);
+        check_extremes(c, KERN_Q5_0, edge[i]);
+        check_extremes(c, KERN_Q5_1, edge[i]);
+        check_extremes(c, KERN_Q8_0, edge[i]);
     }
     check_refused(c);
     ok(kern_cpu_pack(c, &w, &s, NULL) == INFER_CORRUPT,

@@ -1,7 +1,7 @@
 /*
- * x86.h: entries of the x86 levels. Files ending in _avx2 and _avx512 are
- * compiled with the flags of that level and called only after the probe in
- * kern_init.c.
+ * x86.h: entries of the x86 levels. Files ending in the name of a level are
+ * compiled with its flags and called only after the probe in kern_init.c.
+ * avxvnni and vnni256 have linears of their own and take the rest from avx2.
  */
 
 #ifndef KERN_X86_H
@@ -16,7 +16,13 @@ void kern_quantize_avx2(const cpu_acts_t *a, uint32_t row, uint32_t b0,
 void kern_linear_avx2(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add);
-/* The forms in which kern_linear_avx2() has no part of its own. */
+void kern_linear_avxvnni(const kern_weight_t *w, uint32_t stripe,
+    const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
+    int add);
+void kern_linear_vnni256(const kern_weight_t *w, uint32_t stripe,
+    const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
+    int add);
+/* The forms in which the entries above have no part of their own. */
 void kern_linear_k_avx2(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add);
