@@ -300,8 +300,8 @@ cpu_kv_scale(uint32_t amax, float *inv)
     return h;
 }
 
-/* Value of one weight; the definition of dequantization. */
-float cpu_weight_at(const kern_weight_t *w, uint32_t row, uint32_t col);
+/* One row's values [n_in]; the definition of dequantization. */
+void cpu_weight_row(const kern_weight_t *w, uint32_t row, float *x);
 
 /* The inner table of a level ("ref", "ref-q8", "avx2", "avx512"); NULL when
  * there is none or this machine cannot run it. */

@@ -156,42 +156,58 @@ cpu_slabs_free(kern_ctx_t *c)
 static void
 pack_plane(uint8_t *plane, uint32_t bits, uint32_t lane, const uint8_t *v)
 {
-    uint32_t  k, i, h;
+    uint32_t  k, i, h, b;
 
     plane += lane * 4;
-    for (k = 0; k < CPU_BLOCK; k++) {
-        i = k % 16 / 4;
-        h = k / 16;
-        switch (bits) {
-        case 8:
+    switch (bits) {
+    case 8:
+        for (k = 0; k < 32; k++) {
             plane[k / 4 * 64 + k % 4] = v[k];
-            break;
-        case 4:
-            plane[i * 64 + k % 4] |= (uint8_t) ((v[k] & 15) << 4 * h);
-            break;
-        case 2:
-            plane[h * 64 + k % 4] |= (uint8_t) ((v[k] & 3) << 2 * i);
-            break;
-        default:
-            plane[k % 4] |= (uint8_t) ((v[k] & 1) << (4 * h + i));
+        }
+        return;
+    case 4:
+        for (k = 0; k < 16; k++) {
+            plane[k / 4 * 64 + k % 4] =
+                (uint8_t) ((v[k] & 15) | v[k + 16] << 4);
+        }
+        return;
+    case 2:
+        for (k = 0; k < 8; k++) {
+            h = k / 4;
+            for (i = 0, b = 0; i < 4; i++) {
+                b |= (v[16 * h + 4 * i + k % 4] & 3u) << 2 * i;
+            }
+            plane[h * 64 + k % 4] = (uint8_t) b;
+        }
+        return;
+    default:
+        for (k = 0; k < 4; k++) {
+            for (i = 0, b = 0; i < 8; i++) {
+                b |= (v[4 * i + k] & 1u) << i;
+            }
+            plane[k] = (uint8_t) b;
         }
     }
 }
 
-/* Values and scales of the k-th 32 values of blk, output j of a block. */
+/* Values and scales of the k-th 32 values of blk, output j of a block.
+ * index: places of values in the table, for forms that have one. */
 static void
-pack_block(const pack_type_t *t, const cpu_traits_t f, uint8_t *out,
-    uint32_t j, const ref_block_t *blk, uint32_t k)
+pack_block(const pack_type_t *t, const cpu_traits_t f, const uint8_t *index,
+    uint8_t *out, uint32_t j, const ref_block_t *blk, uint32_t k)
 {
-    uint8_t   v[CPU_BLOCK], *p = out + j / CPU_LANES * cpu_panel_bytes(f);
-    uint32_t  i, s, n = 0;
-    int       zero = f.min ? 0 : 1 << t->zero_shift;
+    const int8_t  *q = blk->q + k * CPU_BLOCK;
+    uint8_t        v[CPU_BLOCK], *p = out + j / CPU_LANES
+                                          * cpu_panel_bytes(f);
+    uint32_t       i, s;
+    int            zero = f.min ? 0 : 1 << t->zero_shift;
 
     for (i = 0; i < CPU_BLOCK; i++) {
-        v[i] = (uint8_t) (blk->q[k * CPU_BLOCK + i] + zero);
-        if (f.table) {
-            for (n = 0; kern_iq4_values[n] + 128 != v[i]; n++) { /* void */ }
-            v[i] = (uint8_t) n;
+        v[i] = (uint8_t) (q[i] + zero);
+    }
+    if (f.table) {
+        for (i = 0; i < CPU_BLOCK; i++) {
+            v[i] = index[v[i]];
         }
     }
     pack_plane(p, (uint32_t) f.low, j % CPU_LANES, v);
@@ -225,9 +241,12 @@ pack_stripe_quant(const pack_job_t *job, uint8_t *out, const uint8_t *rows,
     uint32_t             blocks = t->values / CPU_BLOCK, b, j, k;
     size_t               scales = 3 * cpu_panel_bytes(f);
     const uint8_t       *d;
-    uint8_t             *p;
+    uint8_t             *p, index[256] = { 0 };
     ref_block_t          blk;
 
+    for (k = 0; k < 16; k++) {
+        index[kern_iq4_values[k] + 128] = (uint8_t) k;
+    }
     memset(out, 0, job->w->stripe_bytes);
     for (b = 0; b < job->w->n_in / CPU_BLOCK; b += blocks) {
         for (j = 0; j < n; j++) {
@@ -243,7 +262,7 @@ pack_stripe_quant(const pack_job_t *job, uint8_t *out, const uint8_t *rows,
             }
             for (k = 0; k < blocks; k++) {
                 p = out + cpu_block_at(f, b + k);
-                pack_block(t, f, p, j, &blk, k);
+                pack_block(t, f, index, p, j, &blk, k);
                 if (f.scale == 1) {
                     continue;
                 }

@@ -52,14 +52,10 @@ static void
 phase_embed(kern_ctx_t *c, cpu_phase_t *ph, uint32_t row, uint32_t tid)
 {
     const kern_seq_t  *sq = &c->batch->seq[c->row_seq[row]];
-    uint32_t           col, dim = c->shape.dim;
-    float             *x = c->x + (size_t) row * dim;
 
     (void) tid;
-    for (col = 0; col < dim; col++) {
-        x[col] = cpu_weight_at(ph->w[0], (uint32_t) c->batch->token[row],
-                               col);
-    }
+    cpu_weight_row(ph->w[0], (uint32_t) c->batch->token[row],
+                   c->x + (size_t) row * c->shape.dim);
     phase_angles(c, c->cs + (size_t) row * 2 * c->shape.rope_dim,
                  sq->pos0 + row - sq->first_row);
 }

@@ -113,27 +113,39 @@ ref_float_at(const kern_weight_t *w, const uint8_t *stripe, uint32_t j,
     return f;
 }
 
-float
-cpu_weight_at(const kern_weight_t *w, uint32_t row, uint32_t col)
+void
+cpu_weight_row(const kern_weight_t *w, uint32_t row, float *x)
 {
     const cpu_traits_t  t = cpu_traits(w->form);
     const uint8_t      *s = w->data + row / CPU_STRIPE * w->stripe_bytes;
     const uint8_t      *head, *blk;
-    uint32_t            j = row % CPU_STRIPE, v, sub;
-    float               d;
+    uint32_t            j = row % CPU_STRIPE, b, k, v, sub;
+    int32_t             zero = t.min ? 0 : 1 << w->zero_shift;
+    float               d = 0, m = 0;
 
     if (w->form >= CPU_F32) {
-        return ref_float_at(w, s, j, col);
+        for (k = 0; k < w->n_in; k++) {
+            x[k] = ref_float_at(w, s, j, k);
+        }
+        return;
     }
-    head = s + cpu_head_at(t, col / CPU_BLOCK);
-    blk = s + cpu_block_at(t, col / CPU_BLOCK);
-    v = ref_value(t, blk, j, col % CPU_BLOCK);
-    sub = t.subs == 2 ? col / 16 % 2 : 0;
-    d = ref_scale(t, head, blk, j, sub);
-    if (t.min) {
-        return d * (float) v + ref_min(t, head, blk, j, sub);
+    for (b = 0; b < w->n_in / CPU_BLOCK; b++) {
+        head = s + cpu_head_at(t, b);
+        blk = s + cpu_block_at(t, b);
+        for (k = 0; k < CPU_BLOCK; k++) {
+            if (k % 16 == 0) {
+                sub = t.subs == 2 ? k / 16 : 0;
+                d = ref_scale(t, head, blk, j, sub);
+                m = t.min ? ref_min(t, head, blk, j, sub) : 0;
+            }
+            v = ref_value(t, blk, j, k);
+            *x = d * (float) ((int32_t) v - zero);
+            if (t.min) {
+                *x += m;
+            }
+            x++;
+        }
     }
-    return d * (float) ((int32_t) v - (1 << w->zero_shift));
 }
 
 static void

@@ -83,19 +83,18 @@ run(const cpu_inner_t *in, const kern_weight_t *w, const cpu_acts_t *a,
 static int
 check_packed(const test_tensor_t *t, const kern_weight_t *w)
 {
+    float    *x = test_alloc(t->src.n_in * sizeof(float)), a;
     uint32_t  r, c;
-    float     a, b;
+    int       same = 1;
 
     for (r = 0; r < t->src.n_out; r++) {
+        cpu_weight_row(w, r, x);
         for (c = 0; c < t->src.n_in; c++) {
             a = test_value(t, r, c);
-            b = cpu_weight_at(w, r, c);
-            if (memcmp(&a, &b, sizeof(a)) != 0) {
-                return 0;
-            }
+            same &= memcmp(&a, &x[c], sizeof(a)) == 0;
         }
     }
-    return 1;
+    return test_free(x) && same;
 }
 
 /* Largest error of level `isa` relative to sum |x w|. */
