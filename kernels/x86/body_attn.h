@@ -341,26 +341,33 @@ attn_chunk(const cpu_attn_t *a, uint32_t pos, uint32_t first, float *o,
     attn_values(a, o, s, pos, first);
 }
 
+_Static_assert(CPU_QMAX == 16, "weights of all queries in one vector");
+
 /* The next chunk into the running one. */
 static void
 attn_fold(const cpu_attn_t *a, uint32_t first, float *run, float *rml,
     const float *o, const float *ml)
 {
     uint32_t  j, d;
-    float     m, f, g;
+    float     m, f[CPU_QMAX] = { 0 }, g[CPU_QMAX] = { 0 };
     v16_t     v;
+
+    for (j = first; j < a->nq; j++) {
+        m = ml[2 * j] > rml[2 * j] ? ml[2 * j] : rml[2 * j];
+        f[j] = rml[2 * j] - m;
+        g[j] = ml[2 * j] - m;
+        rml[2 * j] = m;
+    }
+    v16_store(f, v16_exp(v16_load(f)));
+    v16_store(g, v16_exp(v16_load(g)));
 
     run += (size_t) first * a->v_dim;
     o += (size_t) first * a->v_dim;
     for (j = first; j < a->nq; j++, run += a->v_dim, o += a->v_dim) {
-        m = ml[2 * j] > rml[2 * j] ? ml[2 * j] : rml[2 * j];
-        f = kern_exp(rml[2 * j] - m);
-        g = kern_exp(ml[2 * j] - m);
-        rml[2 * j] = m;
-        rml[2 * j + 1] = fmaf(rml[2 * j + 1], f, ml[2 * j + 1] * g);
+        rml[2 * j + 1] = fmaf(rml[2 * j + 1], f[j], ml[2 * j + 1] * g[j]);
         for (d = 0; d < a->v_dim; d += 16) {
-            v = v16_mul(v16_load(o + d), v16_set1(g));
-            v16_store(run + d, v16_fma(v16_load(run + d), v16_set1(f), v));
+            v = v16_mul(v16_load(o + d), v16_set1(g[j]));
+            v16_store(run + d, v16_fma(v16_load(run + d), v16_set1(f[j]), v));
         }
     }
 }
