@@ -16,6 +16,7 @@
 
 #include <immintrin.h>
 
+#include "ref/ref_dequant_k.h"
 #include "x86/x86.h"
 
 #define TILE_ROWS  4
@@ -470,6 +471,8 @@ tile_float_form(const uint8_t *w, const float *x, uint32_t n_in,
     }
 }
 
+#include "x86/body_k256.h"
+
 void
 DOT_NAME(const kern_weight_t *wt, uint32_t stripe, const cpu_acts_t *a,
     uint32_t r0, uint32_t n_rows, float *y, size_t ldy, int add)
@@ -501,6 +504,6 @@ DOT_NAME(const kern_weight_t *wt, uint32_t stripe, const cpu_acts_t *a,
         tile_float_form(w, x, wt->n_in, n_rows, y, ldy, valid, add, CPU_BF16);
         break;
     default:
-        kern_linear_k_avx2(wt, stripe, a, r0, n_rows, y, ldy, add);
+        k_linear(wt, w, a, r0, n_rows, y, ldy, valid, add);
     }
 }

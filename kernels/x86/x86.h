@@ -22,10 +22,6 @@ void kern_linear_avxvnni(const kern_weight_t *w, uint32_t stripe,
 void kern_linear_vnni256(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add);
-/* The forms in which the entries above have no part of their own. */
-void kern_linear_k_avx2(const kern_weight_t *w, uint32_t stripe,
-    const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
-    int add);
 void kern_silu_mul_avx2(float *y, const float *g, const float *u,
     uint32_t n);
 void kern_rope_avx2(float *y, const float *x, const float *cs,
