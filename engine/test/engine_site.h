@@ -46,6 +46,7 @@ typedef struct {
     uint32_t      context, sequences, batch_tokens, n_pages;
     uint32_t      n_models;            /* 0: one; all are the same file */
     int32_t       nan_token;           /* its embedding is not a number */
+    uint32_t      kv_type;             /* KERN_KV_* */
 } site_conf_t;
 
 /* What came of one generation. */
@@ -176,6 +177,7 @@ site_open(site_t *s, const site_conf_t *conf)
         bm[i].sequences = conf->sequences;
         bm[i].batch_tokens = conf->batch_tokens;
         bm[i].n_pages = conf->n_pages;
+        bm[i].kv_type = conf->kv_type;
         bm[i].vocab = tiny_default.V;
     }
     bc.models = bm;

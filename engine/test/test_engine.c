@@ -14,7 +14,7 @@ typedef struct {
     site_out_t  want[N], got;
 } test_t;
 
-static const site_conf_t  roomy = { 2048, 8, 64, 1024, 1, 0 };
+static const site_conf_t  roomy = { 2048, 8, 64, 1024, 1, 0, 0 };
 
 
 static infer_sampling_t
@@ -410,7 +410,7 @@ test_few_pages(test_t *t)
     uint32_t           k, good = 0;
     infer_ref_t        ref[4];
     infer_sampling_t   p;
-    const site_conf_t  tight = { 320, 4, 32, 12, 1, 0 };
+    const site_conf_t  tight = { 320, 4, 32, 12, 1, 0, 0 };
 
     site_open(&t->s, &tight);
     site_start(&t->s);
@@ -438,6 +438,53 @@ test_few_pages(test_t *t)
     ok(site_wait_exit(t->s.pid, 7000) == INFER_EXIT_OK, "then its engine ends");
     t->s.pid = 0;
     site_close(&t->s);
+}
+
+/* q8 pages: answers of their own, the same ones alone, together and after a
+ * preemption. */
+static void
+test_kv_type(test_t *t)
+{
+    uint32_t           i, k, good = 0, differ = 0;
+    infer_ref_t        ref[4];
+    infer_sampling_t   p;
+    site_out_t        *alone = calloc(4, sizeof(*alone));
+    const site_conf_t  conf[2] = {
+        { .context = 2048, .sequences = 8, .batch_tokens = 64,
+          .n_pages = 1024, .n_models = 1, .kv_type = 2 },
+        { .context = 320, .sequences = 4, .batch_tokens = 32, .n_pages = 12,
+          .n_models = 1, .kv_type = 2 }
+    };
+
+    if (alone == NULL) {
+        site_bail("no memory");
+    }
+    for (i = 0; i < 2; i++) {
+        site_open(&t->s, &conf[i]);
+        site_start(&t->s);
+        for (k = 0; k < 4; k++) {
+            p = params(k, 200);
+            ref[k] = site_request(&t->s, 20 + 13 * k, k, &p);
+            if (i == 0) {
+                site_finish(&t->s, ref[k], &alone[k]);
+                differ += !same(&alone[k], &t->want[k]);
+            }
+        }
+        for (k = 0; i == 1 && k < 4; k++) {
+            site_finish(&t->s, ref[k], &t->got);
+            good += same(&t->got, &alone[k]);
+        }
+        ok(atomic_load(&t->s.bus.hdr->numerics) >> 8 == 2,
+           "the numerics id has the KV type");
+        if (i == 1) {
+            ok(atomic_load(&t->s.bus.model[0].preemptions) > 0,
+               "sequences with q8 pages were preempted");
+        }
+        site_close(&t->s);
+    }
+    ok(good == 4 && differ > 0, "answers with q8 pages are their own, and the "
+       "same with few pages (%u, %u)", good, differ);
+    free(alone);
 }
 
 /* A worker that is killed takes its own generations with it. */
@@ -484,7 +531,7 @@ test_two_models(test_t *t)
     uint32_t           k, good = 0;
     infer_ref_t        ref[N];
     infer_sampling_t   p;
-    const site_conf_t  conf = { 2048, 4, 64, 256, 2, 0 };
+    const site_conf_t  conf = { 2048, 4, 64, 256, 2, 0, 0 };
 
     site_open(&t->s, &conf);
     site_start(&t->s);
@@ -508,7 +555,7 @@ test_nan(test_t *t)
     uint32_t           k, bad = 0;
     infer_ref_t        ref[4];
     infer_sampling_t   p = site_greedy(100);
-    const site_conf_t  conf = { 2048, 4, 64, 64, 1, 1 };
+    const site_conf_t  conf = { 2048, 4, 64, 64, 1, 1, 0 };
 
     site_open(&t->s, &conf);
     site_start(&t->s);
@@ -687,6 +734,7 @@ main(void)
     test_logged_end(t);
     test_exits(t);
     test_few_pages(t);
+    test_kv_type(t);
     test_load_fails(t);
     test_two_models(t);
     test_nan(t);

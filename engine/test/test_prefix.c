@@ -12,7 +12,7 @@ typedef struct {
     int32_t     id[SITE_OUT];
 } test_t;
 
-static const site_conf_t  roomy = { 2048, 8, 512, 256, 1, 0 };
+static const site_conf_t  roomy = { 2048, 8, 512, 256, 1, 0, 0 };
 
 
 /* A request of the first n of t->id. */
@@ -219,7 +219,7 @@ test_preempted(test_t *t)
     infer_ref_t        ref[4];
     site_out_t        *want = calloc(4, sizeof(*want));
     infer_sampling_t   p = site_greedy(150);
-    const site_conf_t  tight = { 320, 4, 64, 14, 1, 0 };
+    const site_conf_t  tight = { 320, 4, 64, 14, 1, 0, 0 };
 
     if (want == NULL) {
         site_bail("no memory");
