@@ -268,7 +268,8 @@ bench: engine $(BENCHES) module        ## kernels, then against peers (LLAMA= DA
 
 # Each type is made from the demo model and compared with the reference path
 # of the same file; the limit is known for the first alone.
-QUALITY_TYPES ?= q4_0 q5_0 q5_1 q8_0 bf16
+QUALITY_TYPES ?= q4_0 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k q8_k iq4_nl \
+                 iq4_xs bf16
 quality: engine $(DEMO_MODEL)          ## KL divergence against the f32 reference (QUALITY= options)
 	@$(BUILD)/infer_quality --max-kl 0.00345 $(QUALITY) $(DEMO_MODEL)
 	@$(BUILD)/infer_quality --max-kl 0.0045 --kv bf16,q8 $(QUALITY) \
