@@ -39,7 +39,8 @@ LIBS   := $(LDSAN) -pthread -ljansson -lpcre2-8 -lm
 ENGINE_SRC := $(wildcard engine/text/*.c engine/ipc/*.c engine/model/*.c) \
               $(filter-out engine/run/main.c,$(wildcard engine/run/*.c))
 KERN_SRC   := $(wildcard kernels/*.c kernels/ref/*.c) \
-              $(if $(filter x86_64,$(shell uname -m)),$(wildcard kernels/x86/*.c))
+              $(if $(filter x86_64,$(shell uname -m)),$(wildcard kernels/x86/*.c)) \
+              $(if $(filter aarch64,$(shell uname -m)),$(wildcard kernels/arm/*.c))
 LIB_OBJ    := $(patsubst %.c,$(BUILD)/obj/%.o,$(ENGINE_SRC) $(KERN_SRC))
 TESTS      := $(patsubst %.c,$(BUILD)/%,$(wildcard engine/test/test_*.c \
               kernels/test/test_*.c))
@@ -52,7 +53,7 @@ BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
               $(wildcard kernels/bench/*.c))
 
 .PHONY: all engine module poison run stop test tests-built test-nginx \
-        test-sanitizer test-nginx-sanitizer test-all tsan check bench \
+        test-sanitizer test-nginx-sanitizer test-all tsan check check-arm bench \
         quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -76,10 +77,12 @@ ISA_AVX512 := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512dq \
               -mavx512vnni -mavx512bf16 -mprefer-vector-width=512
 ISA_AVXVNNI := $(ISA_AVX2) -mavxvnni
 ISA_VNNI256 := $(ISA_AVX2) -mavx512vl -mavx512vnni
-isa_flags = $(if $(findstring avx512,$(notdir $1)),$(ISA_AVX512),\
+ISA_NEON   := -march=armv8.2-a+dotprod
+isa_flags = $(if $(findstring neon,$(notdir $1)),$(ISA_NEON),\
+            $(if $(findstring avx512,$(notdir $1)),$(ISA_AVX512),\
             $(if $(findstring avxvnni,$(notdir $1)),$(ISA_AVXVNNI),\
             $(if $(findstring vnni256,$(notdir $1)),$(ISA_VNNI256),\
-            $(if $(findstring avx2,$(notdir $1)),$(ISA_AVX2)))))
+            $(if $(findstring avx2,$(notdir $1)),$(ISA_AVX2))))))
 # Kernels are arithmetic: -O3 unless a sanitizer has its own level.
 kern_flags = $(if $(filter kernels/%,$1),$(if $(SANITIZER),,-O3))
 
@@ -133,7 +136,7 @@ $(BUILD)/kernels/test/%: $(BUILD)/obj/kernels/test/%.o $(BUILD)/libinfer.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) -o $@ $^ $(LIBS)
 
--include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/arm -name '*.d' 2>/dev/null)
 
 # ---- module ----
 
@@ -243,7 +246,28 @@ test: deps                             ## everything that tests need, then all t
 	@$(MAKE) --no-print-directory $(JOBS) $(TESTS)
 	@$(MAKE) --no-print-directory test-all
 
-test-all: check test-sanitizer test-nginx test-nginx-sanitizer
+# The kernels and their tests for aarch64, run by qemu on fewer
+# shapes.
+ARM_CC    ?= aarch64-linux-gnu-gcc
+ARM_QEMU  ?= qemu-aarch64
+ARM_SRC   := $(wildcard kernels/*.c kernels/ref/*.c kernels/arm/*.c)
+ARM_OBJ   := $(patsubst %.c,$(BUILD)/arm/%.o,$(ARM_SRC))
+ARM_TESTS := $(patsubst %.c,$(BUILD)/arm/%,$(wildcard kernels/test/test_*.c))
+$(BUILD)/arm/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,ARMCC,$<)
+	$(Q)$(ARM_CC) -std=gnu11 -O2 -g $(WARN) $(DEFS) -DINFER_DEBUG \
+	    -ffp-contract=off -pthread -Iengine -Ikernels \
+	    $(call isa_flags,$<) -MMD -MP -c -o $@ $<
+$(BUILD)/arm/kernels/test/%: $(BUILD)/arm/kernels/test/%.o $(ARM_OBJ)
+	$(call say,LINK,$@)
+	$(Q)$(ARM_CC) -static -o $@ $^ -pthread -lm
+check-arm: $(ARM_TESTS)                ## kernel tests for aarch64 under qemu-user
+	@INFER_QUICK=1 prove -e '$(ARM_QEMU)' $(ARM_TESTS)
+
+test-all: check test-sanitizer test-nginx test-nginx-sanitizer \
+    $(if $(shell command -v $(ARM_CC)),\
+    $(if $(shell command -v $(ARM_QEMU)),check-arm))
 
 fuzz-short: $(FUZZERS)
 	@for f in $(FUZZERS); do $$f -t 5 || exit 1; done

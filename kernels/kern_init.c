@@ -5,9 +5,14 @@
 
 #include <string.h>
 
+#include "arm/arm.h"
 #include "cpu_ctx.h"
 #include "ref/ref.h"
 #include "x86/x86.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 /* Equal ids give equal bits. All q8 levels share one definition, up to and
  * including attention. The number changes when the definition does. */
@@ -105,6 +110,17 @@ init_has_avxvnni(void)
 #endif
 
 
+#if defined(__aarch64__)
+
+static int
+init_has_neon(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+
+#endif
+
+
 static int init_open(kern_ctx_t **ctx, const kern_ops_t *ops,
     const kern_shape_t *shape, infer_err_t *err);
 
@@ -159,6 +175,9 @@ static const init_level_t  init_levels[] = {
     INIT_LEVEL("vnni256", "vnni256", init_has_avx512, 1, avx2,
                kern_linear_vnni256),
     INIT_LEVEL("avx2", "avx2", init_has_avx2, 1, avx2, kern_linear_avx2),
+#endif
+#if defined(__aarch64__)
+    INIT_LEVEL("neon", "neon", init_has_neon, 1, neon, kern_linear_neon),
 #endif
     INIT_LEVEL("ref-q8", "ref-q8", init_has_always, 1, ref,
                kern_linear_q8_ref),

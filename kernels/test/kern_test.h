@@ -30,6 +30,13 @@ test_seed(void)
     diag("INFER_SEED=%llu", (unsigned long long) test_rng);
 }
 
+/* Fewer shapes, for machines that are emulated. */
+TEST_UNUSED static int
+test_quick(void)
+{
+    return getenv("INFER_QUICK") != NULL;
+}
+
 /* splitmix64 */
 TEST_UNUSED static uint64_t
 test_u64(void)
