@@ -303,7 +303,7 @@ cpu_kv_scale(uint32_t amax, float *inv)
 /* One row's values [n_in]; the definition of dequantization. */
 void cpu_weight_row(const kern_weight_t *w, uint32_t row, float *x);
 
-/* The inner table of a level ("ref", "ref-q8", "avx2", "avx512"); NULL when
+/* The inner table of a level, named as in kern_init(); NULL when
  * there is none or this machine cannot run it. */
 const cpu_inner_t *cpu_inner(const char *isa);
 

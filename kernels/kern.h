@@ -141,7 +141,7 @@ typedef struct {
 } kern_layer_t;
 
 struct kern_ops_s {
-    const char  *name;            /* "ref-f32", "ref-q8", "avx2", "avx512" */
+    const char  *name;            /* as in kern_init(); "ref-f32" for ref */
     uint32_t     numerics;        /* see kern_numerics(), < 256 */
 
     /* Starts the team (sleeping), allocates scratch for the shape.
@@ -203,7 +203,8 @@ float kern_exp(float x);
 
 /*
  * Chooses a backend. isa: NULL or "auto" takes the best that this machine
- * has; "ref" (f32 activations), "ref-q8", "avx2", "avx512" force one:
+ * has; "ref" (f32 activations), "ref-q8", "avx2", "avxvnni",
+ * "vnni256" (the same for AVX-512 machines), "avx512", "neon" force one:
  * UNSUPPORTED with a sentence when the machine cannot run it. The table is
  * constant and belongs to the kernels. device: "cpu".
  */

@@ -201,7 +201,8 @@ ngx_http_infer_engine_param(ngx_conf_t *cf, ngx_http_infer_engine_conf_t *ecf,
 
     static ngx_str_t  isas[] = {
         ngx_string("auto"), ngx_string("ref"), ngx_string("ref-q8"),
-        ngx_string("avx2"), ngx_string("avx512")
+        ngx_string("avx2"), ngx_string("avxvnni"), ngx_string("vnni256"),
+        ngx_string("avx512"), ngx_string("neon")
     };
 
     if (ngx_strncmp(value->data, "threads=", 8) == 0) {

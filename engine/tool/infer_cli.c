@@ -23,7 +23,7 @@ static const char usage[] =
     "  -p TEXT       prompt; special tokens in it are recognised\n"
     "  --ids 1,2,3   prompt as token ids\n"
     "  -n N          tokens to generate (64)\n"
-    "  --isa X       ref, ref-q8, avx2, avx512 (the best)\n"
+    "  --isa X       ref, ref-q8, avx2, avxvnni, vnni256, avx512, neon\n"
     "  --kv X        f16, bf16, q8 (f16)\n"
     "  -t N          threads (all)\n"
     "  -b N          rows of one step (512)\n"
