@@ -193,16 +193,26 @@ test_cancelled(test_t *t)
 static void
 test_kill(test_t *t)
 {
-    infer_ref_t       ref;
+    int               i, early = 0;
+    infer_ref_t       ref = { 0, 0 };
     infer_sampling_t  p = site_greedy(500);
 
     site_prompt(t->id, 200, 80);
     (void) ask(t, 200, 1, 500, &t->want);
 
-    ref = fill(t, 200, 1, &p);
-    site_submit(&t->s, ref);
-    (void) site_wait_records(&t->s, ref, 20, 10000);
-    site_kill(&t->s);
+    /* on a busy machine it may be over before the engine dies */
+    for (i = 0; i < 50 && !early; i++) {
+        ref = fill(t, 200, 1, &p);
+        site_submit(&t->s, ref);
+        (void) site_wait_records(&t->s, ref, 20, 10000);
+        site_kill(&t->s);
+        early = infer_slot_status(&t->s.bus, ref) == INFER_SLOT_RUNNING;
+        if (!early) {
+            site_start(&t->s);
+            (void) finish(t, ref, &t->got);
+            (void) ask(t, 200, 1, 500, &t->got);
+        }
+    }
     site_start(&t->s);
     ok(finish(t, ref, &t->got) == 192 && same(&t->got, &t->want),
        "after kill -9 the answer goes on from empty pages, bit for bit");
