@@ -280,7 +280,7 @@ test_deadlines(test_t *t)
     infer_sampling_t  p = site_greedy(1900);
 
     ref = site_fill(&t->s, 20, 1, &p);
-    t->s.bus.slot[ref.slot].total_deadline_us = infer_now_us() + 50000;
+    t->s.bus.slot[ref.slot].total_deadline_us = infer_now_us() + 8000;
     site_submit(&t->s, ref);
     site_finish(&t->s, ref, &t->got);
     ok(t->got.finish == INFER_FINISH_TIMEOUT && t->got.n < 1900,
