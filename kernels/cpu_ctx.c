@@ -37,7 +37,7 @@ ctx_check(const kern_shape_t *s, infer_err_t *err)
     if (s->n_threads == 0 || s->n_threads > KERN_MAX_THREADS
         || s->max_rows == 0 || s->max_outs == 0 || s->max_seqs == 0
         || s->max_rows > 1u << 20 || s->max_outs > 1u << 20
-        || s->context == 0 || s->kv_type >= KERN_N_KV_TYPES)
+        || s->context == 0 || s->kv_type >= KERN_N_CPU_KV)
     {
         return infer_err(err, INFER_INVALID,
                          "%u threads, %u rows, %u outputs a step", s->n_threads,

@@ -61,10 +61,12 @@ enum {
     KERN_KV_F16 = 0,
     KERN_KV_BF16 = 1,
     KERN_KV_Q8 = 2,
-    KERN_N_KV_TYPES
+    KERN_KV_FP8 = 3,              /* e4m3, the same scales; CUDA only */
+    KERN_N_KV_TYPES,
+    KERN_N_CPU_KV = KERN_KV_FP8   /* the first ones, which CPUs have */
 };
 
-/* "f16", "bf16", "q8"; NULL when there is no such type. */
+/* "f16", "bf16", "q8", "fp8"; NULL when there is no such type. */
 const char *kern_kv_name(uint32_t type);
 /* The type of that name; -1 when there is none. */
 int kern_kv_type(const char *name);
@@ -120,9 +122,14 @@ typedef struct {
     const uint32_t  *pages;
 } kern_seq_t;
 
+/* As a token: what output k of the step submitted before this one sampled.
+ * Only where ops->sample is there and that output was given to it. */
+#define KERN_TOKEN_OF(k)  (-1 - (int32_t) (k))
+
 typedef struct {
     uint32_t           n_rows;
-    const int32_t     *token;     /* [n_rows], each in 0 .. vocab - 1 */
+    const int32_t     *token;     /* [n_rows], each in 0 .. vocab - 1, or
+                                   * KERN_TOKEN_OF() */
     uint32_t           n_seqs;    /* cover all rows, ascending first_row */
     const kern_seq_t  *seq;
     uint32_t           n_outs;
@@ -140,9 +147,39 @@ typedef struct {
     const kern_weight_t  *down;        /* [dim, ffn] */
 } kern_layer_t;
 
+/* A logit that a request changes: bias (value is added), ban (-inf) or a
+ * token that was seen (value: how often in the output). */
+typedef struct {
+    int32_t  id;
+    float    value;
+} kern_edit_t;
+
+/* How one output row is sampled on the device (DESIGN.md 4). edit: n_bias,
+ * then n_ban, then n_seen of them, ids in range; mask: bit i allows id i, or
+ * NULL. */
+typedef struct {
+    uint32_t                 out;         /* index in the batch's outputs */
+    uint32_t                 n_out;       /* tokens before this one */
+    uint32_t                 choice;
+    uint32_t                 n_bias, n_ban, n_seen;
+    const infer_sampling_t  *params;
+    const kern_edit_t       *edit;
+    const uint32_t          *mask;
+} kern_sample_t;
+
+typedef struct {
+    int32_t      rc;              /* INFER_OK, or what infer_sample() says */
+    int32_t      id;
+    float        logprob;         /* 0 when none was asked for */
+    kern_edit_t  top[INFER_MAX_TOP_LOGPROBS];  /* id, logprob */
+} kern_sampled_t;
+
 struct kern_ops_s {
     const char  *name;            /* as in kern_init(); "ref-f32" for ref */
     uint32_t     numerics;        /* see kern_numerics(), < 256 */
+    uint32_t     depth;           /* steps between submit() and wait(): 1
+                                   * here, 2 where a step may be begun and
+                                   * submitted while the one before runs */
 
     /* Starts the team (sleeping), allocates scratch for the shape.
      * UNSUPPORTED with a sentence when the shape cannot be served. */
@@ -151,8 +188,7 @@ struct kern_ops_s {
     void  (*close)(kern_ctx_t *ctx);
 
     /* Repacks one matrix, in parallel over the team. Source bytes are not
-     * needed afterwards. pack_group() packs matrices with the same n_in that
-     * are used together (q,k,v or gate,up): same bits, better locality. */
+     * needed afterwards. */
     int   (*pack)(kern_ctx_t *ctx, kern_weight_t **w, const kern_src_t *src,
               infer_err_t *err);
     void  (*weight_free)(kern_ctx_t *ctx, kern_weight_t *w);
@@ -165,12 +201,21 @@ struct kern_ops_s {
     int   (*attn)(kern_ctx_t *ctx, uint32_t layer, const kern_layer_t *w);
     int   (*ffn)(kern_ctx_t *ctx, uint32_t layer, const kern_layer_t *w);
     int   (*head)(kern_ctx_t *ctx, const float *norm, const kern_weight_t *w);
+    /* Outputs that the device samples, after head(); NULL where the host
+     * does it from logits(). Outputs not named keep their logits only. */
+    int   (*sample)(kern_ctx_t *ctx, const kern_sample_t *s, uint32_t n);
     int   (*submit)(kern_ctx_t *ctx);
+    /* Ends the oldest step that was submitted. DEVICE is sticky. */
     int   (*wait)(kern_ctx_t *ctx);
 
-    /* Row i of the last step's outputs, [vocab] f32, host memory, writable,
-     * valid until the next begin(). */
+    /* Row i of the last awaited step's outputs, [vocab] f32, host memory,
+     * writable, valid until the next begin() (with depth 2: until the next
+     * but one). NULL when it cannot be had. */
     float *(*logits)(kern_ctx_t *ctx, uint32_t out_idx);
+    /* What sample() was asked for output i of that step. */
+    const kern_sampled_t *(*sampled)(kern_ctx_t *ctx, uint32_t out_idx);
+    /* Text of a DEVICE error, for the log; NULL or never NULL's result. */
+    const char *(*error)(kern_ctx_t *ctx);
 
     /* KV pages. page_bytes: memory of one page over all layers (pages never
      * touched cost nothing). kv_zero before a page's first use in a life. */
@@ -206,7 +251,8 @@ float kern_exp(float x);
  * has; "ref" (f32 activations), "ref-q8", "avx2", "avxvnni",
  * "vnni256" (the same for AVX-512 machines), "avx512", "neon" force one:
  * UNSUPPORTED with a sentence when the machine cannot run it. The table is
- * constant and belongs to the kernels. device: "cpu".
+ * constant and belongs to the kernels. device: "cpu", or "cuda[:N]" from the
+ * plugin libngx_infer_cuda.so (kern_plugin.c), which is never unloaded.
  */
 const kern_ops_t *kern_init(const char *device, const char *isa,
     infer_err_t *err);

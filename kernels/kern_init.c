@@ -126,6 +126,7 @@ static int init_open(kern_ctx_t **ctx, const kern_ops_t *ops,
 
 /* What all CPU levels have in common. */
 #define INIT_CPU_OPS                                                          \
+    .depth = 1,                                                               \
     .open = init_open,                                                        \
     .close = kern_cpu_close,                                                  \
     .pack = kern_cpu_pack,                                                    \
@@ -197,7 +198,8 @@ init_open(kern_ctx_t **ctx, const kern_ops_t *ops, const kern_shape_t *shape,
 }
 
 static const char *const  init_kv_names[KERN_N_KV_TYPES] = {
-    [KERN_KV_F16] = "f16", [KERN_KV_BF16] = "bf16", [KERN_KV_Q8] = "q8"
+    [KERN_KV_F16] = "f16", [KERN_KV_BF16] = "bf16", [KERN_KV_Q8] = "q8",
+    [KERN_KV_FP8] = "fp8"
 };
 
 const char *

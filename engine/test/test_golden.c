@@ -414,7 +414,7 @@ main(void)
         test_level(fd, isa[i], KERN_KV_F16, golden, n, &prev);
     }
 
-    for (uint32_t kv = 1; n > 0 && only == NULL && kv < KERN_N_KV_TYPES;
+    for (uint32_t kv = 1; n > 0 && only == NULL && kv < KERN_N_CPU_KV;
          kv++)
     {
         for (size_t i = 0; i < (SANITIZED ? 2 : 3); i++) {

@@ -236,7 +236,7 @@ main(int argc, char **argv)
     row("quantize 576", run_quantize, &e, kern_quantize_cost(DIM, 1));
     row("silu_mul 1536", run_silu_mul, &e, kern_row_cost(FFN, 3, 20));
     row("rope 64", run_rope, &e, kern_row_cost(64, 4, 4));
-    for (r = 0; r < KERN_N_KV_TYPES; r++) {
+    for (r = 0; r < KERN_N_CPU_KV; r++) {
         attention(&e, &s, r);
     }
     row("argmax 49152", run_argmax, &e, kern_row_cost(49152, 1, 1));

@@ -215,7 +215,7 @@ main(void)
     uint32_t  type;
 
     test_seed();
-    for (type = 0; type < KERN_N_KV_TYPES; type++) {
+    for (type = 0; type < KERN_N_CPU_KV; type++) {
         check(type, 64);
         check(type, 20);
         if (test_quick()) {

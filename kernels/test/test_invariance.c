@@ -164,7 +164,7 @@ check_kv_types(const test_model_t *m, float *base)
     uint32_t  type;
     int       have;
 
-    for (type = 0; type < KERN_N_KV_TYPES; type++) {
+    for (type = 0; type < KERN_N_CPU_KV; type++) {
         have = 0;
         check_kv(m, "ref", type, base, &have);
         have = 0;

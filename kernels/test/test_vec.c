@@ -397,7 +397,7 @@ check_level(const char *isa)
     ok(check_quantize(in), "%s: quantize", isa);
     ok(check_silu(in), "%s: silu_mul", isa);
     ok(check_rope(in), "%s: rope", isa);
-    for (type = 0; type < KERN_N_KV_TYPES; type++) {
+    for (type = 0; type < KERN_N_CPU_KV; type++) {
         ok(check_kv_store(in, type), "%s: kv_store %s", isa,
            kern_kv_name(type));
     }
