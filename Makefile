@@ -138,6 +138,10 @@ $(BUILD)/kernels/test/%: $(BUILD)/obj/kernels/test/%.o $(BUILD)/libinfer.a
 
 -include $(shell find $(BUILD)/obj $(BUILD)/arm -name '*.d' 2>/dev/null)
 
+# ---- CUDA ----
+
+include kernels/cuda/gpu.mk
+
 # ---- module ----
 
 NGX_TREE   := $(BUILD)/nginx
