@@ -43,6 +43,11 @@ typedef struct {
     int           pdl;            /* 1: programmatic dependent launch: the
                                    * kernel waits with dev_wait() before it
                                    * touches what its predecessor wrote */
+    struct cu_blas_s  *blas;      /* blas.h; NULL: own kernels only */
+    uint8_t           *work;      /* device scratch of one linear at a time,
+                                   * cu_linear_work() bytes, aligned to 256;
+                                   * NULL: prefill of some families slower */
+    size_t             work_bytes;
 } cu_dev_t;
 
 #define CU_BLOCK       32         /* columns of one activation scale */
@@ -177,6 +182,10 @@ int cu_linear(const cu_dev_t *dev, const cu_linear_t *l, const cu_acts_t *a,
 int cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate,
     const cu_weight_t *up, const cu_acts_t *a, uint32_t n, uint32_t want,
     const cu_acts_t *out, float *scratch);
+
+/* Bytes of dev->work with which a linear of n rows runs at its best; the
+ * most over all matrices is what the arena sets aside. 0: none. Host. */
+size_t cu_linear_work(const cu_weight_t *w, uint32_t n);
 
 /* Whether kernels for these weights exist on a device of this kind; a
  * sentence when not. */
