@@ -108,6 +108,8 @@ typedef struct {
     uint8_t   reserved[5];
 } infer_sampling_t;
 
+#ifndef __cplusplus
 _Static_assert(sizeof(infer_sampling_t) == 56, "infer_sampling_t");
+#endif
 
 #endif
