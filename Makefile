@@ -87,7 +87,8 @@ isa_flags = $(if $(findstring neon,$(notdir $1)),$(ISA_NEON),\
 kern_flags = $(if $(filter kernels/%,$1),$(if $(SANITIZER),,-O3))
 
 $(BUILD)/infer_build_id.h: engine/ipc/build_id.sh engine/infer.h \
-    $(wildcard engine/ipc/*.[ch] engine/text/*.[ch])
+    $(wildcard engine/ipc/*.[ch] engine/text/*.[ch]) \
+    kernels/kern.h kernels/kern_plugin.h
 	@mkdir -p $(@D)
 	@sh engine/ipc/build_id.sh > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
@@ -257,11 +258,11 @@ ARM_QEMU  ?= qemu-aarch64
 ARM_SRC   := $(wildcard kernels/*.c kernels/ref/*.c kernels/arm/*.c)
 ARM_OBJ   := $(patsubst %.c,$(BUILD)/arm/%.o,$(ARM_SRC))
 ARM_TESTS := $(patsubst %.c,$(BUILD)/arm/%,$(wildcard kernels/test/test_*.c))
-$(BUILD)/arm/%.o: %.c
+$(BUILD)/arm/%.o: %.c | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
 	$(call say,ARMCC,$<)
 	$(Q)$(ARM_CC) -std=gnu11 -O2 -g $(WARN) $(DEFS) -DINFER_DEBUG \
-	    -ffp-contract=off -pthread -Iengine -Ikernels \
+	    -ffp-contract=off -pthread -Iengine -Ikernels -I$(BUILD) \
 	    $(call isa_flags,$<) -MMD -MP -c -o $@ $<
 $(BUILD)/arm/kernels/test/%: $(BUILD)/arm/kernels/test/%.o $(ARM_OBJ)
 	$(call say,LINK,$@)

@@ -74,9 +74,28 @@ int kern_kv_type(const char *name);
 #define KERN_PAGE_TOKENS  32    /* tokens of one KV page, all layers */
 #define KERN_MAX_THREADS  256
 
+/* What weights and activations are computed in on a device that has a
+ * choice; numbered as cu_family_e. */
+enum {
+    KERN_PREC_Q8 = 0,             /* as the CPU; the default */
+    KERN_PREC_BF16, KERN_PREC_F16, KERN_PREC_W4A16, KERN_PREC_FP8,
+    KERN_PREC_W8A8,
+    KERN_N_PRECS
+};
+
+/* "q8", "bf16", "f16", "w4a16", "fp8", "w8a8", as kern_kv_name(). */
+const char *kern_prec_name(uint32_t prec);
+int kern_prec(const char *name);
+
 typedef struct kern_ctx_s     kern_ctx_t;      /* one model on one device */
 typedef struct kern_weight_s  kern_weight_t;   /* packed [n_out, n_in] */
 typedef struct kern_ops_s     kern_ops_t;
+
+/* A matrix that pack() will get. */
+typedef struct {
+    uint32_t  type;               /* KERN_* */
+    uint32_t  n_out, n_in;
+} kern_tensor_t;
 
 /* What open() needs to size everything; a copy is kept. */
 typedef struct {
@@ -99,6 +118,14 @@ typedef struct {
     uint32_t      kv_type;        /* KERN_KV_* */
     uint32_t      n_threads;      /* >= 1, the caller included */
     const int    *cpus;           /* [n_threads] or NULL: not pinned; copied */
+    /* of devices with a memory of their own; else not looked at */
+    uint32_t      device;         /* its number */
+    uint32_t      precision;      /* KERN_PREC_* */
+    uint64_t      gpu_bytes;      /* that may be taken; 0: gpu_fraction */
+    float         gpu_fraction;   /* of what is free at open; 0: 0.9 */
+    const kern_tensor_t  *tensor; /* [n_tensors] in the order of pack(); only
+                                   * read by open and supports */
+    uint32_t      n_tensors;
 } kern_shape_t;
 
 /* Where the raw bytes of a tensor come from. read() copies len bytes at
@@ -174,6 +201,14 @@ typedef struct {
     kern_edit_t  top[INFER_MAX_TOP_LOGPROBS];  /* id, logprob */
 } kern_sampled_t;
 
+/* How a device is, as its driver tells; negative: not known. */
+typedef struct {
+    int32_t  temperature_c;
+    int32_t  utilization;         /* percent */
+    int64_t  memory_used, memory_total;    /* bytes, by everybody */
+    int32_t  power_mw;
+} kern_health_t;
+
 struct kern_ops_s {
     const char  *name;            /* as in kern_init(); "ref-f32" for ref */
     uint32_t     numerics;        /* see kern_numerics(), < 256 */
@@ -181,8 +216,16 @@ struct kern_ops_s {
                                    * here, 2 where a step may be begun and
                                    * submitted while the one before runs */
 
+    /* Whether the shape can be served, as far as that is known without
+     * touching the device; UNSUPPORTED with a sentence. NULL: open() says
+     * so. */
+    int   (*supports)(const kern_shape_t *shape, infer_err_t *err);
+
     /* Starts the team (sleeping), allocates scratch for the shape.
-     * UNSUPPORTED with a sentence when the shape cannot be served. */
+     * UNSUPPORTED with a sentence when the shape cannot be served, DEVICE
+     * when the device is not there, too old or has not enough memory. A
+     * device with a memory of its own takes at most n_pages: see n_pages
+     * below. */
     int   (*open)(kern_ctx_t **ctx, const kern_ops_t *ops,
               const kern_shape_t *shape, infer_err_t *err);
     void  (*close)(kern_ctx_t *ctx);
@@ -220,7 +263,13 @@ struct kern_ops_s {
     /* KV pages. page_bytes: memory of one page over all layers (pages never
      * touched cost nothing). kv_zero before a page's first use in a life. */
     uint64_t (*kv_page_bytes)(const kern_shape_t *shape);
+    /* Pages that there are, when memory decided; NULL: all of the shape's. */
+    uint32_t (*n_pages)(const kern_ctx_t *ctx);
     void  (*kv_zero)(kern_ctx_t *ctx, uint32_t page);
+
+    /* What was last heard of the device, without waiting; AGAIN when nothing
+     * can be. NULL where there is nothing to tell. */
+    int   (*health)(kern_ctx_t *ctx, kern_health_t *h);
 
     /* Host work for sampling: calls fn(arg, i) for i in 0 .. n - 1, spread
      * over the team, returns when all are done. */
@@ -256,5 +305,9 @@ float kern_exp(float x);
  */
 const kern_ops_t *kern_init(const char *device, const char *isa,
     infer_err_t *err);
+
+/* The number N of "cuda:N", 0 of "cuda" and "cpu"; -1 when there is no such
+ * device syntax. */
+int kern_device(const char *device);
 
 #endif

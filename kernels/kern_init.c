@@ -7,6 +7,7 @@
 
 #include "arm/arm.h"
 #include "cpu_ctx.h"
+#include "kern_plugin.h"
 #include "ref/ref.h"
 #include "x86/x86.h"
 
@@ -221,6 +222,52 @@ kern_kv_type(const char *name)
     return -1;
 }
 
+static const char *const  init_precs[KERN_N_PRECS] = {
+    [KERN_PREC_Q8] = "q8", [KERN_PREC_BF16] = "bf16",
+    [KERN_PREC_F16] = "f16", [KERN_PREC_W4A16] = "w4a16",
+    [KERN_PREC_FP8] = "fp8", [KERN_PREC_W8A8] = "w8a8"
+};
+
+const char *
+kern_prec_name(uint32_t prec)
+{
+    return prec < KERN_N_PRECS ? init_precs[prec] : NULL;
+}
+
+int
+kern_prec(const char *name)
+{
+    int  i;
+
+    for (i = 0; i < KERN_N_PRECS; i++) {
+        if (strcmp(init_precs[i], name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+int
+kern_device(const char *device)
+{
+    const char  *p;
+    int          n = 0;
+
+    if (strcmp(device, "cpu") == 0 || strcmp(device, "cuda") == 0) {
+        return 0;
+    }
+    if (strncmp(device, "cuda:", 5) != 0 || device[5] == '\0') {
+        return -1;
+    }
+    for (p = device + 5; *p != '\0'; p++) {
+        if (*p < '0' || *p > '9' || n > 99) {
+            return -1;
+        }
+        n = 10 * n + (*p - '0');
+    }
+    return n;
+}
+
 static const init_level_t *
 init_find(const char *isa)
 {
@@ -242,17 +289,12 @@ cpu_inner(const char *isa)
     return level != NULL && level->has() ? &level->inner : NULL;
 }
 
-const kern_ops_t *
-kern_init(const char *device, const char *isa, infer_err_t *err)
+/* The CPU level of that name, the best one for NULL and "auto". */
+static const kern_ops_t *
+init_cpu(const char *isa, infer_err_t *err)
 {
     const init_level_t  *level;
     size_t               i;
-
-    if (strcmp(device, "cpu") != 0) {
-        (void) infer_err(err, INFER_UNSUPPORTED,
-                         "device \"%s\" is not built in", device);
-        return NULL;
-    }
 
     if (isa == NULL || strcmp(isa, "auto") == 0) {
         for (i = 0; !init_levels[i].has(); i++) { /* void */ }
@@ -271,4 +313,21 @@ kern_init(const char *device, const char *isa, infer_err_t *err)
         return NULL;
     }
     return &level->ops;
+}
+
+const kern_ops_t *
+kern_init(const char *device, const char *isa, infer_err_t *err)
+{
+    const kern_ops_t  *cpu;
+
+    if (kern_device(device) < 0) {
+        (void) infer_err(err, INFER_UNSUPPORTED,
+                         "unknown device \"%s\", there are \"cpu\" and "
+                         "\"cuda[:N]\"", device);
+        return NULL;
+    }
+
+    cpu = init_cpu(isa, err);
+    return cpu == NULL || strcmp(device, "cpu") == 0
+           ? cpu : kern_plugin_ops(cpu, err);
 }
