@@ -36,7 +36,8 @@ CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) $(DEFS) -fPIC -ffp-contract=off \
              $(CFLAGS)
 LIBS   := $(LDSAN) -pthread -ljansson -lpcre2-8 -lm
 
-ENGINE_SRC := $(wildcard engine/text/*.c engine/ipc/*.c engine/model/*.c) \
+ENGINE_SRC := $(wildcard engine/text/*.c engine/cache/*.c engine/ipc/*.c \
+              engine/model/*.c) \
               $(filter-out engine/run/main.c,$(wildcard engine/run/*.c))
 KERN_SRC   := $(wildcard kernels/*.c kernels/ref/*.c) \
               $(if $(filter x86_64,$(shell uname -m)),$(wildcard kernels/x86/*.c)) \
@@ -54,6 +55,7 @@ BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
 
 .PHONY: all engine module poison run stop test tests-built test-nginx \
         test-sanitizer test-nginx-sanitizer test-all tsan check check-arm bench \
+        bench-cache \
         quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -294,6 +296,9 @@ soak: all tiny poison                  ## kill, reload and cancel scenarios, SOA
 
 bench: engine $(BENCHES) module        ## kernels, then against peers (LLAMA= DASLLAMA=)
 	@BUILD=$(BUILD) python3 kernels/bench/bench.py
+
+bench-cache: $(BUILD)/cache_bench      ## hit ratios of the response cache beside other policies (TRACE=files)
+	@$(BUILD)/cache_bench $(TRACE)
 
 # Each type is made from the demo model and compared with the reference path
 # of the same file; the limit is known for the first alone.

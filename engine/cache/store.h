@@ -1,0 +1,135 @@
+/*
+ * store.h: L1 of the response cache: finished answers in shared memory, found
+ * by a keyed hash of what makes them what they are. Plain C on a piece of
+ * memory that every process maps anywhere; no pointer in it.
+ *
+ *   header | tags[4096] | shard 0 | shard 1 | ...
+ *   shard: lock, lists, counters | sketch | buckets | entries | flights
+ *          | blocks of 2 KiB
+ *
+ * A key's first bits choose its shard. A shard has one lock, which is tried
+ * and never waited for: busy is a miss. Values are copied in and out under
+ * it, so a reader pins nothing and a slow client keeps nothing alive. The
+ * lock word names its owner and a flag says that lists are being changed: a
+ * shard whose owner died in a change is wiped by the next
+ * infer_store_recover(), one that died while reading is just unlocked.
+ *
+ * What stays: W-TinyLFU (Einziger, Friedman, Manes: "TinyLFU: a highly
+ * efficient cache admission policy", ACM TOS 13/4, 2017). New entries enter
+ * a small window; what leaves it must have been asked for more often, by a
+ * sketch of 8-bit counters that halves itself (and forgets more when the hit
+ * ratio drops of a sudden), than the oldest entry on probation. An entry hit on probation is protected (80 % of the
+ * main part, segmented LRU). Everything is counted in blocks.
+ *
+ * A purge costs nothing: an entry remembers the epochs of its tag and of the
+ * store, and is a miss when either has moved on. Tags share 4,096 epochs by
+ * their hash, so a purge may hit a second tag, never miss its own.
+ */
+
+#ifndef INFER_CACHE_STORE_H
+#define INFER_CACHE_STORE_H
+
+#include <stdatomic.h>
+
+#include "infer.h"
+
+#define INFER_STORE_KEY     16      /* bytes; the caller's keyed hash */
+#define INFER_STORE_BLOCK   2048
+#define INFER_STORE_SHARDS  256     /* at most */
+#define INFER_STORE_FLIGHTS 64      /* running generations a shard knows */
+
+typedef struct infer_store_head_s  infer_store_head_t;   /* the memory */
+
+/* A process' view. */
+typedef struct {
+    infer_store_head_t  *head;
+    uint32_t             owner;     /* >= 1, unique among live processes */
+} infer_store_t;
+
+typedef struct {
+    uint64_t  hits, misses, stale, busy, tries;
+    uint64_t  inserts, updates, evictions, rejects, expired, collisions;
+    uint64_t  wiped;                /* shards, after a death */
+    uint64_t  entries, bytes;       /* now; bytes of blocks in use */
+    uint64_t  capacity;             /* bytes of all blocks */
+} infer_store_stats_t;
+
+/* What is stored under a key. ident is compared byte by byte on a hit: equal
+ * hashes of different requests are a miss. */
+typedef struct {
+    const void  *ident;
+    size_t       ident_len;
+    const void  *value;
+    size_t       value_len;
+    uint64_t     now_ms;            /* any clock, the same everywhere */
+    uint64_t     fresh_ms;          /* from now on a plain hit */
+    uint64_t     stale_ms;          /* then, for so long, only stale */
+    uint64_t     tag;               /* hash of the tag; 0: none */
+} infer_store_put_t;
+
+typedef struct {
+    const void  *ident;
+    size_t       ident_len;
+    uint64_t     now_ms;
+    /* memory for the value, called under the lock: must be quick; NULL
+     * leaves it, and the get ends with NOMEM */
+    void       *(*alloc)(void *arg, size_t len);
+    void        *alloc_arg;
+
+    /* out */
+    void        *value;
+    size_t       value_len;
+    uint64_t     age_ms;
+    uint64_t     left_ms;           /* of being fresh; 0 when stale */
+    uint32_t     stale;
+    uint32_t     frequency;         /* 0..255, of late */
+} infer_store_get_t;
+
+/* A generation that runs for a key, so that others can read along. */
+typedef struct {
+    uint32_t  slot;
+    uint32_t  generation;
+} infer_store_flight_t;
+
+/* Bytes of a store whose shards have so many blocks each, 16 at least. */
+size_t infer_store_bytes(uint32_t n_shards, uint32_t n_blocks);
+/* Formats the memory, 64-aligned: INVALID when it is too small. */
+int infer_store_init(void *mem, size_t bytes, uint32_t n_shards);
+/* A view of formatted memory; CORRUPT when it is not ours or of another
+ * size. */
+int infer_store_attach(infer_store_t *s, void *mem, size_t bytes,
+    uint32_t owner);
+
+/* OK: the value is in g (stale says how). AGAIN: nothing there. BUSY: the
+ * shard is locked. NOMEM: alloc gave nothing. */
+int infer_store_get(infer_store_t *s, const uint8_t *key,
+    infer_store_get_t *g);
+/* OK: stored. BUSY: locked. INVALID: larger than an eighth of a shard.
+ * AGAIN: not admitted, others are asked for more often. */
+int infer_store_put(infer_store_t *s, const uint8_t *key,
+    const infer_store_put_t *p);
+/* OK or AGAIN when it was not there; BUSY. */
+int infer_store_remove(infer_store_t *s, const uint8_t *key);
+
+void infer_store_purge_tag(infer_store_t *s, uint64_t tag);
+void infer_store_purge_all(infer_store_t *s);
+
+/* Flights: the caller checks that slot and generation still run. OK, AGAIN
+ * (none known), BUSY; a full table forgets its oldest. */
+int infer_store_flight(infer_store_t *s, const uint8_t *key,
+    infer_store_flight_t *f);
+int infer_store_takeoff(infer_store_t *s, const uint8_t *key,
+    infer_store_flight_t f);
+int infer_store_land(infer_store_t *s, const uint8_t *key,
+    infer_store_flight_t f);
+
+/* Unlocks what the dead left locked, wiping what they left half-changed.
+ * alive(arg, owner) says who lives. Any process, now and then. Returns
+ * shards wiped. */
+uint32_t infer_store_recover(infer_store_t *s,
+    int (*alive)(void *arg, uint32_t owner), void *arg);
+
+/* Sums over shards; counters may be a moment old. */
+void infer_store_stats(const infer_store_t *s, infer_store_stats_t *st);
+
+#endif

@@ -1,0 +1,262 @@
+/*
+ * store_policy.c: who stays in a shard: window, probation, protected, and
+ * the sketch that remembers how often a key was asked for. Called under the
+ * shard's lock.
+ */
+
+#include "cache/store_int.h"
+
+#define POLICY_ROWS      4
+#define POLICY_MAX       255          /* of a counter of 8 bits */
+#define POLICY_SAMPLE    160          /* additions per block until it halves */
+#define POLICY_HALF      0x7f7f7f7f7f7f7f7full
+#define POLICY_PERIOD    4            /* requests per block between looks at
+                                       * the hit ratio */
+#define POLICY_DROP      0.9          /* of the average: the world changed */
+#define POLICY_FORGET    4            /* halvings then */
+
+
+void
+store_list_add(store_shard_t *s, uint32_t list, uint32_t i)
+{
+    store_list_t   *l = &s->list[list];
+    store_entry_t  *e = &store_entries(s)[i];
+
+    e->list = list;
+    e->newer = STORE_NONE;
+    e->older = l->newest;
+    if (l->newest != STORE_NONE) {
+        store_entries(s)[l->newest].newer = i;
+    } else {
+        l->oldest = i;
+    }
+    l->newest = i;
+    l->blocks += e->n_blocks;
+}
+
+void
+store_list_remove(store_shard_t *s, uint32_t i)
+{
+    store_entry_t  *all = store_entries(s), *e = &all[i];
+    store_list_t   *l = &s->list[e->list];
+
+    if (e->newer != STORE_NONE) {
+        all[e->newer].older = e->older;
+    } else {
+        l->newest = e->older;
+    }
+    if (e->older != STORE_NONE) {
+        all[e->older].newer = e->newer;
+    } else {
+        l->oldest = e->newer;
+    }
+    l->blocks -= e->n_blocks;
+    e->list = STORE_FREE;
+}
+
+/* ---- the sketch ---- */
+
+/* Counter of a row: word and shift. The key is a hash already; each row
+ * takes other bits of it, mixed once. */
+static uint64_t *
+policy_counter(const store_shard_t *s, const uint8_t *key, uint32_t row,
+    uint32_t *shift)
+{
+    uint64_t  lo, hi, x;
+
+    memcpy(&lo, key, sizeof(lo));
+    memcpy(&hi, key + sizeof(lo), sizeof(hi));
+    x = (lo >> 32 ^ hi) + row * (hi | 1);
+    x = (x ^ x >> 29) * 0x9e3779b97f4a7c15ull;
+    x ^= x >> 32;
+    *shift = (uint32_t) (8 * (x >> 28 & 7));
+    return &store_sketch(s)[(uint32_t) x & (s->n_words - 1)];
+}
+
+uint32_t
+store_frequency(const store_shard_t *s, const uint8_t *key)
+{
+    uint32_t   row, shift, n, least = POLICY_MAX;
+    uint64_t  *w;
+
+    for (row = 0; row < POLICY_ROWS; row++) {
+        w = policy_counter(s, key, row, &shift);
+        n = (uint32_t) (*w >> shift & POLICY_MAX);
+        least = n < least ? n : least;
+    }
+    return least;
+}
+
+static void
+policy_halve(store_shard_t *s)
+{
+    uint32_t   i;
+    uint64_t  *w = store_sketch(s);
+
+    for (i = 0; i < s->n_words; i++) {
+        w[i] = w[i] >> 1 & POLICY_HALF;
+    }
+    s->additions /= 2;
+}
+
+/* Only the rows that hold the least are raised, which keeps the counts of
+ * rare keys that share a counter with frequent ones low. */
+void
+store_asked(store_shard_t *s, const uint8_t *key)
+{
+    uint32_t   row, shift, least = store_frequency(s, key);
+    uint64_t  *w;
+
+    if (least == POLICY_MAX) {
+        return;
+    }
+    for (row = 0; row < POLICY_ROWS; row++) {
+        w = policy_counter(s, key, row, &shift);
+        if ((*w >> shift & POLICY_MAX) == least) {
+            *w += 1ull << shift;
+        }
+    }
+    if (++s->additions >= POLICY_SAMPLE * s->n_blocks) {
+        policy_halve(s);
+    }
+}
+
+/* What was popular is not any more when hits get rare of a sudden: a long
+ * memory, right while nothing changes, would then keep the wrong entries. */
+void
+store_outcome(store_shard_t *s, int hit)
+{
+    uint32_t  i;
+    double    ratio;
+
+    s->period_hits += hit != 0;
+    if (++s->period_asked < POLICY_PERIOD * s->n_blocks) {
+        return;
+    }
+    ratio = (double) s->period_hits / s->period_asked;
+    s->period_asked = s->period_hits = 0;
+    if (ratio < s->average * POLICY_DROP) {
+        for (i = 0; i < POLICY_FORGET; i++) {
+            policy_halve(s);
+        }
+        s->average = ratio;
+        return;
+    }
+    s->average += (ratio - s->average) / 4;
+}
+
+/* ---- segments ---- */
+
+static uint32_t
+policy_window_max(const store_shard_t *s)
+{
+    uint32_t  n = s->n_blocks / 400;
+
+    return n > 0 ? n : 1;
+}
+
+static uint32_t
+policy_protected_max(const store_shard_t *s)
+{
+    return (s->n_blocks - policy_window_max(s)) / 5 * 4;
+}
+
+static void
+policy_move(store_shard_t *s, uint32_t i, uint32_t list)
+{
+    store_list_remove(s, i);
+    store_list_add(s, list, i);
+}
+
+void
+store_touch(store_shard_t *s, uint32_t i)
+{
+    uint32_t       list = store_entries(s)[i].list;
+    store_list_t  *kept = &s->list[STORE_PROTECTED];
+
+    if (list == STORE_WINDOW) {
+        policy_move(s, i, STORE_WINDOW);
+        return;
+    }
+
+    policy_move(s, i, STORE_PROTECTED);
+    while (kept->blocks > policy_protected_max(s) && kept->oldest != i) {
+        policy_move(s, kept->oldest, STORE_PROBATION);
+    }
+}
+
+/* The one to go when there is no room: not `but`. */
+static uint32_t
+policy_victim(const store_shard_t *s, uint32_t but)
+{
+    static const uint8_t  order[] = { STORE_PROBATION, STORE_PROTECTED,
+                                      STORE_WINDOW };
+    uint32_t              i, at;
+
+    for (i = 0; i < sizeof(order); i++) {
+        at = s->list[order[i]].oldest;
+        if (at == but && at != STORE_NONE) {
+            at = store_entries(s)[at].newer;
+        }
+        if (at != STORE_NONE) {
+            return at;
+        }
+    }
+    return STORE_NONE;
+}
+
+static void
+policy_evict(store_shard_t *s, uint32_t i)
+{
+    s->used -= store_entries(s)[i].n_blocks;
+    store_entry_free(s, i);
+}
+
+/* Candidate c came out of the window and must find room in the main part.
+ * 0: it was turned away. */
+static int
+policy_contest(store_shard_t *s, uint32_t c)
+{
+    uint32_t             v;
+    const store_entry_t  *all = store_entries(s);
+
+    while (s->used > s->n_blocks) {
+        v = policy_victim(s, c);
+        if (v == STORE_NONE
+            || store_frequency(s, all[c].key)
+               <= store_frequency(s, all[v].key))
+        {
+            policy_evict(s, c);
+            store_count(&s->rejects);
+            return 0;
+        }
+        policy_evict(s, v);
+        store_count(&s->evictions);
+    }
+    return 1;
+}
+
+int
+store_admit(store_shard_t *s, uint32_t i)
+{
+    int            kept = 1;
+    uint32_t       c;
+    store_list_t  *window = &s->list[STORE_WINDOW];
+
+    store_list_add(s, STORE_WINDOW, i);
+    s->used += store_entries(s)[i].n_blocks;
+
+    while (window->blocks > policy_window_max(s)) {
+        c = window->oldest;
+        policy_move(s, c, STORE_PROBATION);
+        if (!policy_contest(s, c) && c == i) {
+            kept = 0;
+        }
+    }
+    /* the main part had grown into an empty window */
+    while (s->used > s->n_blocks) {
+        policy_evict(s, policy_victim(s, kept ? i : STORE_NONE));
+        store_count(&s->evictions);
+    }
+    return kept;
+}

@@ -1,0 +1,382 @@
+/*
+ * test_store.c: L1 of the response cache: what is found and what is not,
+ * times, purges, sizes, who stays; two processes at once, and processes that
+ * die at any point.
+ */
+
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cache/store_int.h"
+#include "ipc/hash.h"
+#include "tap.h"
+
+#define TEST_VALUE  40000
+
+static uint8_t  test_value[TEST_VALUE];
+
+
+static void *
+test_room(void *arg, size_t len)
+{
+    return len <= TEST_VALUE ? arg : NULL;
+}
+
+static void *
+test_no_room(void *arg, size_t len)
+{
+    (void) arg;
+    (void) len;
+    return NULL;
+}
+
+static const uint8_t *
+test_key(uint32_t n)
+{
+    static uint8_t        key[INFER_STORE_KEY];
+    static const uint8_t  secret[16] = { 1 };
+
+    infer_hash(secret, &n, sizeof(n), key);
+    return key;
+}
+
+/* Byte i of the value of n. */
+static uint8_t
+test_byte(uint32_t n, size_t i)
+{
+    return (uint8_t) (n * 31 + i * 7 + i / 251);
+}
+
+static int
+test_put(infer_store_t *s, uint32_t n, size_t len, uint64_t now_ms)
+{
+    size_t             i;
+    uint8_t            value[TEST_VALUE];
+    infer_store_put_t  p = {
+        .ident = &n, .ident_len = sizeof(n), .value = value,
+        .value_len = len, .now_ms = now_ms, .fresh_ms = 1000,
+        .stale_ms = 500, .tag = n % 2 ? 77 : 0
+    };
+
+    for (i = 0; i < len && i < TEST_VALUE; i++) {
+        value[i] = test_byte(n, i);
+    }
+    return infer_store_put(s, test_key(n), &p);
+}
+
+/* As infer_store_get(), and the value is what was put: else CORRUPT. */
+static int
+test_get(infer_store_t *s, uint32_t n, uint64_t now_ms, infer_store_get_t *g)
+{
+    int     rc;
+    size_t  i;
+
+    memset(g, 0, sizeof(*g));
+    g->ident = &n;
+    g->ident_len = sizeof(n);
+    g->now_ms = now_ms;
+    g->alloc = test_room;
+    g->alloc_arg = test_value;
+    rc = infer_store_get(s, test_key(n), g);
+    for (i = 0; rc == INFER_OK && i < g->value_len; i++) {
+        if (test_value[i] != test_byte(n, i)) {
+            return INFER_CORRUPT;
+        }
+    }
+    return rc;
+}
+
+static void *
+test_map(size_t bytes)
+{
+    void  *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* A store that ends at the end of its memory, a guard page behind. */
+static size_t
+test_open(infer_store_t *s, uint32_t n_shards, uint32_t n_blocks)
+{
+    size_t  bytes = infer_store_bytes(n_shards, n_blocks);
+    size_t  pages = (bytes + 4095) / 4096 * 4096;
+    uint8_t *mem = test_map(pages + 4096);
+
+    (void) mprotect(mem + pages, 4096, PROT_NONE);
+    mem += pages - bytes;
+    mem -= (uintptr_t) mem % 64;
+    if (infer_store_init(mem, bytes, n_shards) != INFER_OK
+        || infer_store_attach(s, mem, bytes, 1) != INFER_OK)
+    {
+        return 0;
+    }
+    return bytes;
+}
+
+static void
+test_basics(void)
+{
+    size_t             bytes, len;
+    infer_store_t      s, other;
+    infer_store_get_t  g;
+    infer_store_put_t  p = { 0 };
+    static const size_t  lens[] = { 0, 1, 2043, 2044, 2045, 4088, 10000 };
+
+    bytes = test_open(&s, 2, 64);
+    ok(bytes != 0, "a store of two shards");
+    ok(infer_store_attach(&other, s.head, bytes - 64, 2) == INFER_CORRUPT,
+       "another size is not attached");
+    ok(test_get(&s, 1, 0, &g) == INFER_AGAIN, "nothing there");
+
+    for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++) {
+        len = lens[i];
+        ok(test_put(&s, 1, len, 100) == INFER_OK
+           && test_get(&s, 1, 150, &g) == INFER_OK && g.value_len == len
+           && g.age_ms == 50 && g.left_ms == 950 && !g.stale,
+           "%zu bytes come back", len);
+    }
+    ok(test_put(&s, 2, 8 * 2044 + 1, 100) == INFER_INVALID,
+       "no entry above an eighth of a shard");
+
+    p.ident = "other";
+    p.ident_len = 5;
+    ok(infer_store_put(&s, test_key(1), &p) == INFER_OK
+       && test_get(&s, 1, 0, &g) == INFER_AGAIN,
+       "equal hashes of different requests are a miss");
+
+    (void) test_put(&s, 3, 10, 0);
+    memset(&g, 0, sizeof(g));
+    g.ident = &(uint32_t) { 3 };
+    g.ident_len = 4;
+    g.alloc = test_no_room;
+    ok(infer_store_get(&s, test_key(3), &g) == INFER_NOMEM
+       && test_get(&s, 3, 0, &g) == INFER_OK, "no memory loses nothing");
+    ok(infer_store_remove(&s, test_key(3)) == INFER_OK
+       && infer_store_remove(&s, test_key(3)) == INFER_AGAIN
+       && test_get(&s, 3, 0, &g) == INFER_AGAIN, "removed");
+}
+
+static void
+test_times(void)
+{
+    infer_store_t        s;
+    infer_store_get_t    g;
+    infer_store_stats_t  st;
+
+    (void) test_open(&s, 1, 64);
+    (void) test_put(&s, 1, 100, 5000);
+    ok(test_get(&s, 1, 5999, &g) == INFER_OK && !g.stale && g.left_ms == 1,
+       "fresh to the end");
+    ok(test_get(&s, 1, 6000, &g) == INFER_OK && g.stale && g.left_ms == 0
+       && g.age_ms == 1000, "then stale");
+    ok(test_get(&s, 1, 6500, &g) == INFER_AGAIN, "then gone");
+    infer_store_stats(&s, &st);
+    ok(st.entries == 0 && st.bytes == 0 && st.expired == 1 && st.hits == 1
+       && st.stale == 1 && st.misses == 1 && st.tries == 4, "and counted");
+
+    (void) test_put(&s, 1, 100, 0);
+    (void) test_put(&s, 2, 100, 0);
+    infer_store_purge_tag(&s, 77);
+    ok(test_get(&s, 1, 0, &g) == INFER_AGAIN
+       && test_get(&s, 2, 0, &g) == INFER_OK, "a tag is purged");
+    (void) test_put(&s, 1, 100, 0);
+    ok(test_get(&s, 1, 0, &g) == INFER_OK, "what comes later stays");
+    infer_store_purge_all(&s);
+    ok(test_get(&s, 1, 0, &g) == INFER_AGAIN
+       && test_get(&s, 2, 0, &g) == INFER_AGAIN, "all are purged");
+}
+
+/* Entries of the store, by looking. */
+static uint32_t
+test_blocks(const infer_store_t *s)
+{
+    infer_store_stats_t  st;
+
+    infer_store_stats(s, &st);
+    return (uint32_t) (st.bytes / INFER_STORE_BLOCK);
+}
+
+static void
+test_policy(void)
+{
+    uint32_t           i, k, found = 0;
+    infer_store_t      s;
+    infer_store_get_t  g;
+
+    (void) test_open(&s, 1, 200);
+    for (k = 0; k < 5; k++) {
+        for (i = 0; i < 100; i++) {
+            if (test_get(&s, i, 0, &g) != INFER_OK) {
+                (void) test_put(&s, i, 100, 0);
+            }
+        }
+    }
+    for (i = 1000; i < 6000; i++) {
+        (void) test_get(&s, i, 0, &g);
+        (void) test_put(&s, i, 100 + i % 5 * 2000, 0);
+    }
+    for (i = 0; i < 100; i++) {
+        found += test_get(&s, i, 0, &g) == INFER_OK;
+    }
+    ok(found >= 98, "5,000 that come once do not drive 100 away (%u left)",
+       found);
+    ok(test_blocks(&s) <= 200, "no more blocks than there are");
+
+    for (k = 0; k < 40; k++) {
+        for (i = 7000; i < 7100; i++) {
+            if (test_get(&s, i, 0, &g) != INFER_OK) {
+                (void) test_put(&s, i, 2500, 0);
+            }
+        }
+    }
+    found = 0;
+    for (i = 7000; i < 7100; i++) {
+        found += test_get(&s, i, 0, &g) == INFER_OK;
+    }
+    ok(found >= 85, "others that are wanted more take their place (%u)",
+       found);
+}
+
+/* Random work; every value that is found must be its own. */
+static int
+test_work(infer_store_t *s, uint32_t seed, uint32_t rounds)
+{
+    int                rc, bad = 0;
+    uint32_t           i, n;
+    infer_store_get_t  g;
+
+    for (i = 0; i < rounds; i++) {
+        seed = seed * 1664525 + 1013904223;
+        n = (seed >> 8) % 300;
+        rc = test_get(s, n, i / 50, &g);
+        bad += rc == INFER_CORRUPT;
+        if (rc == INFER_AGAIN) {
+            (void) test_put(s, n, n * 37 % 9000, i / 50);
+        }
+        if (seed >> 28 == 3) {
+            (void) infer_store_remove(s, test_key(n + 1));
+        }
+    }
+    return bad;
+}
+
+static int
+test_alive(void *arg, uint32_t owner)
+{
+    return owner != *(uint32_t *) arg;
+}
+
+static void
+test_two(void)
+{
+    int                  status = 0;
+    pid_t                pid;
+    infer_store_t        s, child;
+    infer_store_stats_t  st;
+
+    (void) test_open(&s, 4, 256);
+    pid = fork();
+    if (pid == 0) {
+        child = s;
+        child.owner = 2;
+        _exit(test_work(&child, 11, 30000) != 0);
+    }
+    ok(test_work(&s, 5, 30000) == 0, "two at once: no wrong byte here");
+    (void) waitpid(pid, &status, 0);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0, "nor there");
+    infer_store_stats(&s, &st);
+    diag("%llu of %llu tries found a shard busy",
+         (unsigned long long) st.busy, (unsigned long long) st.tries);
+}
+
+static void
+test_death(void)
+{
+    int                  i, bad = 0, status;
+    pid_t                pid;
+    uint32_t             dead = 2, wiped = 0;
+    infer_store_t        s, child;
+    infer_store_get_t    g;
+    infer_store_stats_t  st;
+
+    (void) test_open(&s, 1, 256);
+    for (i = 0; i < 60; i++) {
+        pid = fork();
+        if (pid == 0) {
+            child = s;
+            child.owner = dead;
+            for ( ;; ) {
+                (void) test_work(&child, (uint32_t) i, 1000);
+            }
+        }
+        usleep(1000 + (unsigned) i * 97 % 1500);
+        kill(pid, SIGKILL);
+        (void) waitpid(pid, &status, 0);
+        wiped += infer_store_recover(&s, test_alive, &dead);
+        bad += test_work(&s, (uint32_t) i, 300);
+        bad += test_get(&s, 1, 0, &g) == INFER_BUSY;
+    }
+    infer_store_stats(&s, &st);
+    ok(bad == 0, "60 killed at work: no wrong byte, no lock left");
+    ok(st.wiped == wiped, "%u wiped shards are counted", wiped);
+
+    /* by hand: one that died while it changed the lists, one that did not */
+    (void) test_put(&s, 400, 10, 0);
+    store_shard(s.head, test_key(400))->lock = dead;
+    ok(test_get(&s, 400, 0, &g) == INFER_BUSY, "a locked shard is busy");
+    ok(infer_store_recover(&s, test_alive, &(uint32_t) { 9 }) == 0
+       && test_get(&s, 400, 0, &g) == INFER_BUSY,
+       "one whose owner lives stays locked");
+    ok(infer_store_recover(&s, test_alive, &dead) == 0
+       && test_get(&s, 400, 0, &g) == INFER_OK, "unlocked, nothing lost");
+    store_shard(s.head, test_key(400))->lock = dead;
+    store_shard(s.head, test_key(400))->dirty = 1;
+    ok(infer_store_recover(&s, test_alive, &dead) == 1
+       && test_get(&s, 400, 0, &g) == INFER_AGAIN
+       && test_blocks(&s) == 0, "half-changed: wiped");
+    ok(test_put(&s, 400, 10, 0) == INFER_OK
+       && test_get(&s, 400, 0, &g) == INFER_OK, "and it goes on");
+}
+
+static void
+test_flights(void)
+{
+    uint32_t              i;
+    infer_store_t         s;
+    infer_store_flight_t  f, a = { 3, 9 }, b = { 4, 1 };
+
+    (void) test_open(&s, 1, 64);
+    ok(infer_store_flight(&s, test_key(1), &f) == INFER_AGAIN, "no flight");
+    ok(infer_store_takeoff(&s, test_key(1), a) == INFER_OK
+       && infer_store_flight(&s, test_key(1), &f) == INFER_OK
+       && f.slot == 3 && f.generation == 9, "a flight");
+    ok(infer_store_takeoff(&s, test_key(1), b) == INFER_OK
+       && infer_store_land(&s, test_key(1), a) == INFER_AGAIN
+       && infer_store_flight(&s, test_key(1), &f) == INFER_OK
+       && f.slot == 4, "the later one stays when the earlier one lands");
+    ok(infer_store_land(&s, test_key(1), b) == INFER_OK
+       && infer_store_flight(&s, test_key(1), &f) == INFER_AGAIN, "landed");
+    for (i = 0; i < INFER_STORE_FLIGHTS + 1; i++) {
+        (void) infer_store_takeoff(&s, test_key(i), a);
+    }
+    ok(infer_store_flight(&s, test_key(0), &f) == INFER_AGAIN
+       && infer_store_flight(&s, test_key(i - 1), &f) == INFER_OK,
+       "a full table forgets its oldest");
+}
+
+int
+main(void)
+{
+    test_basics();
+    test_times();
+    test_policy();
+    test_two();
+    test_death();
+    test_flights();
+
+    return tap_done();
+}
