@@ -1,0 +1,565 @@
+/*
+ * gemm_f.cuh: the two kernels of the plain families (gemm_f.h), written once
+ * over a traits class of the element: plain_decode_k streams weights from
+ * memory straight into mma fragments, plain_tile_k is an ordinary tiled GEMM
+ * through shared memory. Included by one .cu per element size, so that each
+ * object holds its own instances.
+ *
+ * A traits class has: acc_t, the accumulator; mma(), one step over 32 bytes
+ * of both operands; PROMOTE, whether sums of a few steps are added up in f32
+ * outside the tensor core, whose own accumulator may keep fewer bits (fp8).
+ */
+
+#ifndef KERN_CUDA_GEMM_F_CUH
+#define KERN_CUDA_GEMM_F_CUH
+
+#include "dev.cuh"
+#include "gemm_f.h"
+
+#define F_THREADS  (CU_F_SPLIT * 32)
+
+struct f_bf16_t {
+    typedef float acc_t;
+    static constexpr bool PROMOTE = false;
+    DEV_INLINE void
+    mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+    {
+        mma_bf16(c, a, b);
+    }
+};
+
+struct f_f16_t {
+    typedef float acc_t;
+    static constexpr bool PROMOTE = false;
+    DEV_INLINE void
+    mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+    {
+        mma_f16(c, a, b);
+    }
+};
+
+struct f_f8_t {
+    typedef float acc_t;
+    static constexpr bool PROMOTE = true;
+    DEV_INLINE void
+    mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+    {
+        mma_e4m3(c, a, b);
+    }
+};
+
+struct f_w8_t {
+    typedef int acc_t;
+    static constexpr bool PROMOTE = false;
+    DEV_INLINE void
+    mma(int c[4], const uint32_t a[4], const uint32_t b[2])
+    {
+        mma_s8(c, a, b);
+    }
+};
+
+/* The matrix that a block of the grid belongs to. */
+DEV_INLINE int
+f_part(const cu_f_args_t &p, uint32_t tile)
+{
+    int  i = 0;
+
+    if (p.n_parts > 1 && tile >= p.part[1].tile0) {
+        i = 1;
+    }
+
+    if (p.n_parts > 2 && tile >= p.part[2].tile0) {
+        i = 2;
+    }
+
+    return i;
+}
+
+/* Words of a part without indexing the parameters, which would copy them to
+ * local memory. */
+DEV_INLINE cu_f_part_t
+f_pick(const cu_f_args_t &p, int i)
+{
+    return i == 0 ? p.part[0] : i == 1 ? p.part[1] : p.part[2];
+}
+
+DEV_INLINE uint4
+f_zero4(void)
+{
+    return make_uint4(0, 0, 0, 0);
+}
+
+/* out[T, F] of a fused gate and up. */
+DEV_INLINE void
+f_store_h(const cu_f_args_t &p, size_t i, float gate, float up)
+{
+    const float  v = gate / (1.0f + __expf(-gate)) * up;
+
+    p.h[i] = p.h_f16 ? dev_to_f16(v) : dev_to_bf16(v);
+}
+
+/*
+ * Adds the partial sums of the warps in their order and writes the results.
+ * acc: this warp's fragments, MT tiles of 16 rows by NT of 8 columns. red:
+ * CU_F_SPLIT * F_NC * 8 * (16 MT + 4) words; F_NC tiles of columns at a time,
+ * so that 64 columns fit in 48 KB. The pitch of 16 MT + 4 words makes the
+ * eight g and the four t of a store hit 32 different banks.
+ */
+#define F_NC(NT)  ((NT) < 4 ? (NT) : 4)
+
+template <class F, int MT, int NT, bool GU>
+DEV_INLINE void
+f_finish(const cu_f_args_t &p, const cu_f_part_t &part, uint32_t row0,
+    uint32_t col0, typename F::acc_t (&acc)[MT][NT][4],
+    typename F::acc_t *red)
+{
+    typedef typename F::acc_t  acc_t;
+    constexpr int  NC = F_NC(NT), PITCH = 16 * MT + 4, ROWS = GU ? 16 : 16 * MT;
+    const int  tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
+    const int  g = lane >> 2, t = lane & 3;
+
+#pragma unroll
+    for (int j0 = 0; j0 < NT; j0 += NC) {
+        acc_t  *mine = red + warp * NC * 8 * PITCH;
+
+#pragma unroll
+        for (int j = 0; j < NC; j++) {
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+#pragma unroll
+                for (int r = 0; r < 4; r++) {
+                    mine[(8 * j + 2 * t + (r & 1)) * PITCH + 16 * m + g
+                         + 8 * (r >> 1)] = acc[m][j0 + j][r];
+                }
+            }
+        }
+
+        __syncthreads();   /* all partial sums are in red */
+
+        for (int e = tid; e < NC * 8 * ROWS; e += F_THREADS) {
+            const int  col = e / ROWS, row = e % ROWS;
+            const uint32_t  i = col0 + 8 * j0 + col, o = row0 + row;
+            acc_t  s[2];
+
+            if (i >= p.n || o >= part.n_out) {
+                continue;
+            }
+
+#pragma unroll
+            for (int k = 0; k < (GU ? 2 : 1); k++) {
+                const acc_t  *q = red + col * PITCH + row + 16 * k;
+
+                s[k] = q[0];
+#pragma unroll
+                for (int w = 1; w < CU_F_SPLIT; w++) {
+                    s[k] += q[w * NC * 8 * PITCH];
+                }
+            }
+
+            float  v = (float) s[0];
+
+            if (p.a_scale != NULL) {
+                v *= p.a_scale[i] * ((const float *) part.scale)[o];
+            }
+
+            if (GU) {
+                float  u = (float) s[1];
+
+                if (p.a_scale != NULL) {
+                    u *= p.a_scale[i] * ((const float *) p.part[1].scale)[o];
+                }
+
+                f_store_h(p, (size_t) i * part.n_out + o, v, u);
+
+            } else {
+                float  *y = part.y + (size_t) i * p.ldy + o;
+
+                *y = p.add ? *y + v : v;
+            }
+        }
+
+        if (j0 + NC < NT) {
+            __syncthreads();   /* red is read before it is written again */
+        }
+    }
+}
+
+/*
+ * plain_decode_k: y[i, o] = sum_k a[i, k] w[o, k], few rows
+ * shapes   a [n, a_bytes], w [n_out, pitch] in bytes; a_bytes % 32 == 0,
+ *          pitch % 64 == 0; y f32 [n, ldy]
+ * launch   (tiles of 16 MT rows of all parts) x (n / (8 NT)) blocks of 256;
+ *          smem CU_F_SPLIT * F_NC(NT) * 8 * (16 MT + 4) words
+ * math     64-byte blocks of a row to 8 warps in turn, then warps in order;
+ *          against double precision: gemm_f tests state the bound
+ * traffic  cu_linear_f_cost()
+ * bound    DRAM up to about 64 rows; every block also reads all activations
+ *          from L2, n_out / (16 MT) times n * a_bytes in all
+ * measured not measured
+ * source   own
+ */
+template <class F, int MT, int NT, int U, bool GU>
+__global__ void __launch_bounds__(F_THREADS)
+plain_decode_k(const cu_f_args_t p)
+{
+    typedef typename F::acc_t  acc_t;
+    __shared__ __align__(16) acc_t
+        red[CU_F_SPLIT * F_NC(NT) * 8 * (16 * MT + 4)];
+    const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int  g = lane >> 2, t = lane & 3;
+    const cu_f_part_t  part = f_pick(p, GU ? 0 : f_part(p, blockIdx.x));
+    const uint32_t  row0 = (blockIdx.x - part.tile0) * (GU ? 16 : 16 * MT);
+    const uint32_t  rows = (part.n_out + 15) & ~15u, nb = p.pitch / 64;
+    const uint32_t  col0 = blockIdx.y * (8 * NT);
+    const uint8_t  *w[MT], *b[NT];
+    bool  has[MT], live[NT];
+    uint4  a[U][MT][2];
+    acc_t  acc[MT][NT][4] = {};
+
+    static_assert(!GU || MT == 2, "gate and up are one tile each");
+
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        const uint32_t  r = row0 + (GU ? 0 : 16 * m);
+
+        has[m] = r < rows;
+        w[m] = (GU && m == 1 ? p.part[1].data : part.data)
+               + (size_t) (has[m] ? r + g : g) * p.pitch + 16 * t;
+    }
+
+#pragma unroll
+    for (int j = 0; j < NT; j++) {
+        live[j] = col0 + 8 * j + g < p.n;
+        b[j] = p.a + (size_t) (live[j] ? col0 + 8 * j + g : 0) * p.a_bytes
+               + 16 * t;
+    }
+
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+        const uint32_t  kb = warp + u * CU_F_SPLIT;
+
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            const bool  ok = kb < nb && has[m];
+
+            a[u][m][0] = ok ? ld16(w[m] + kb * 64) : f_zero4();
+            a[u][m][1] = ok ? ld16(w[m] + kb * 64 + 8 * p.pitch)
+                            : f_zero4();
+        }
+    }
+
+    dev_launch_dependents();
+    dev_wait();   /* weights do not depend on the kernel before, a does */
+
+    for (uint32_t k0 = warp; k0 < nb; k0 += U * CU_F_SPLIT) {
+        uint4  next[U][MT][2], x[U][NT];
+
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            const uint32_t  kb = k0 + u * CU_F_SPLIT;
+
+#pragma unroll
+            for (int j = 0; j < NT; j++) {
+                const bool  ok = live[j] && kb * 64 + 16 * t < p.a_bytes;
+
+                x[u][j] = ok ? ld16a(b[j] + kb * 64) : f_zero4();
+            }
+        }
+
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            const uint32_t  kb = k0 + (u + U) * CU_F_SPLIT;
+
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                const bool  ok = kb < nb && has[m];
+
+                next[u][m][0] = ok ? ld16(w[m] + kb * 64)
+                                   : f_zero4();
+                next[u][m][1] =
+                    ok ? ld16(w[m] + kb * 64 + 8 * p.pitch)
+                       : f_zero4();
+            }
+        }
+
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            if (k0 + u * CU_F_SPLIT >= nb) {
+                break;
+            }
+
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                const uint4  lo = a[u][m][0], hi = a[u][m][1];
+                const uint32_t  a0[4] = { lo.x, hi.x, lo.y, hi.y };
+                const uint32_t  a1[4] = { lo.z, hi.z, lo.w, hi.w };
+
+#pragma unroll
+                for (int j = 0; j < NT; j++) {
+                    const uint4  v = x[u][j];
+                    const uint32_t  b0[2] = { v.x, v.y };
+                    const uint32_t  b1[2] = { v.z, v.w };
+
+                    if (F::PROMOTE) {
+                        acc_t  c[4] = {};
+
+                        F::mma(c, a0, b0);
+                        F::mma(c, a1, b1);
+
+#pragma unroll
+                        for (int r = 0; r < 4; r++) {
+                            acc[m][j][r] += c[r];
+                        }
+
+                    } else {
+                        F::mma(acc[m][j], a0, b0);
+                        F::mma(acc[m][j], a1, b1);
+                    }
+                }
+            }
+        }
+
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                a[u][m][0] = next[u][m][0];
+                a[u][m][1] = next[u][m][1];
+            }
+        }
+    }
+
+    f_finish<F, MT, NT, GU>(p, part, row0, col0, acc, red);
+}
+
+template <class F, int MT, int NT, int U, bool GU>
+static int
+plain_decode_launch(const cu_dev_t *dev, cu_f_args_t *p)
+{
+    const uint32_t  rows = GU ? 16 : 16 * MT;
+    uint32_t  tiles = 0;
+
+    for (uint32_t i = 0; i < (GU ? 1 : p->n_parts); i++) {
+        p->part[i].tile0 = tiles;
+        tiles += (p->part[i].n_out + rows - 1) / rows;
+    }
+
+    return dev_launch(dev, plain_decode_k<F, MT, NT, U, GU>,
+                      dim3(tiles, (p->n + 8 * NT - 1) / (8 * NT)),
+                      dim3(F_THREADS), 0, *p);
+}
+
+/* By the number of rows alone; every choice gives the same bits. */
+template <class F>
+static int
+plain_decode(const cu_dev_t *dev, cu_f_args_t *p)
+{
+    if (p->h != NULL) {
+        return p->n <= 8 ? plain_decode_launch<F, 2, 1, 2, true>(dev, p)
+               : p->n <= 16 ? plain_decode_launch<F, 2, 2, 2, true>(dev, p)
+               : p->n <= 32 ? plain_decode_launch<F, 2, 4, 2, true>(dev, p)
+               : plain_decode_launch<F, 2, 8, 1, true>(dev, p);
+    }
+
+    return p->n <= 8 ? plain_decode_launch<F, 1, 1, 4, false>(dev, p)
+           : p->n <= 16 ? plain_decode_launch<F, 1, 2, 4, false>(dev, p)
+           : p->n <= 32 ? plain_decode_launch<F, 2, 4, 2, false>(dev, p)
+           : plain_decode_launch<F, 2, 8, 1, false>(dev, p);
+}
+
+/*
+ * plain_tile_k: the same product for many rows
+ * shapes   as plain_decode_k; tiles of TM activation rows x TN weight rows
+ * launch   (n / TM) x (n_out / TN) blocks of TM * TN / 64 threads; smem 3
+ *          stages of (TM + TN) * 128 bytes; cp.async two stages ahead
+ * math     f32 (s32) in the tensor core, columns ascending; fp8 adds up in
+ *          f32 after every 128 columns
+ * traffic  cu_linear_f_cost()
+ * bound    tensor core; mma.sync reaches about 60 % of an H100's wgmma rate
+ * measured not measured
+ * source   own
+ */
+#define F_STAGES  3
+
+/* Where 16-byte piece c of row r of a stage lies: pieces are permuted within
+ * a row of 128 bytes so that 8 rows of one piece touch all banks. */
+DEV_INLINE int
+f_swizzle(int r, int c)
+{
+    return r * 128 + ((c ^ (r & 7)) << 4);
+}
+
+template <int TM, int TN, int THREADS>
+DEV_INLINE void
+f_load_stage(uint8_t *s, const cu_f_args_t &p, uint32_t m0, uint32_t n0,
+    uint32_t k0)
+{
+    for (int i = threadIdx.x; i < (TM + TN) * 8; i += THREADS) {
+        const int  r = i >> 3, c = i & 7;
+        const uint32_t  k = k0 + 16 * c;
+        const bool  act = r < TM;
+        const uint32_t  row = act ? m0 + r : n0 + r - TM;
+        const bool  ok = act ? row < p.n && k < p.a_bytes
+                             : row < p.part[0].n_out && k < p.pitch;
+        const uint8_t  *src = act ? p.a + (size_t) row * p.a_bytes + k
+                              : p.part[0].data + (size_t) row * p.pitch + k;
+
+        cp16(s + f_swizzle(r, c), ok ? src : p.a, ok);
+    }
+}
+
+template <class F, int TM, int TN, int WN>
+DEV_INLINE void
+f_store_tile(const cu_f_args_t &p, uint32_t m0, uint32_t n0,
+    const typename F::acc_t (&acc)[2][WN / 8][4])
+{
+    const int  lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint32_t  m = m0 + 16 * i + 8 * h + g;
+
+            if (m >= p.n) {
+                continue;
+            }
+
+#pragma unroll
+            for (int j = 0; j < WN / 8; j++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const uint32_t  o = n0 + 8 * j + 2 * t + e;
+                    float  v = (float) acc[i][j][2 * h + e];
+                    float  *y = p.part[0].y + (size_t) m * p.ldy + o;
+
+                    if (o >= p.part[0].n_out) {
+                        continue;
+                    }
+
+                    if (p.a_scale != NULL) {
+                        v *= p.a_scale[m] * ((const float *) p.part[0].scale)[o];
+                    }
+
+                    *y = p.add ? *y + v : v;
+                }
+            }
+        }
+    }
+}
+
+/* A warp's tile is 32 activation rows x WN weight rows. */
+template <class F, int TM, int TN, int WN>
+__global__ void __launch_bounds__(TM / 32 * (TN / WN) * 32)
+plain_tile_k(const cu_f_args_t p)
+{
+    typedef typename F::acc_t  acc_t;
+    constexpr int  THREADS = TM / 32 * (TN / WN) * 32;
+    constexpr int  STAGE = (TM + TN) * 128;
+    DYN_SMEM(smem);
+    const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int  wm = warp % (TM / 32) * 32, wn = warp / (TM / 32) * WN;
+    const uint32_t  m0 = blockIdx.x * TM, n0 = blockIdx.y * TN;
+    const int  nk = (int) ((p.pitch + 127) / 128);
+    acc_t  acc[2][WN / 8][4] = {};
+
+    static_assert(WN % 16 == 0, "B fragments are loaded for 16 rows at once");
+
+    dev_launch_dependents();
+    dev_wait();   /* the activations come from the kernel before */
+
+    for (int s = 0; s < F_STAGES - 1; s++) {
+        if (s < nk) {
+            f_load_stage<TM, TN, THREADS>(smem + s * STAGE, p, m0, n0, s * 128);
+        }
+
+        cp_commit();
+    }
+
+    for (int k = 0; k < nk; k++) {
+        const uint8_t  *sa = smem + k % F_STAGES * STAGE, *sb = sa + TM * 128;
+        acc_t  part[2][WN / 8][4] = {};
+
+        cp_wait<F_STAGES - 2>();
+        __syncthreads();   /* stage k is there; stage k - 1 is read */
+
+        if (k + F_STAGES - 1 < nk) {
+            f_load_stage<TM, TN, THREADS>(
+                smem + (k + F_STAGES - 1) % F_STAGES * STAGE, p, m0, n0,
+                (k + F_STAGES - 1) * 128);
+        }
+
+        cp_commit();
+
+#pragma unroll
+        for (int kk = 0; kk < 4; kk++) {
+            uint32_t  fa[2][4];
+
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                ldsm4(fa[i], sa + f_swizzle(wm + 16 * i + (lane & 15),
+                                                   2 * kk + (lane >> 4)));
+            }
+
+#pragma unroll
+            for (int j = 0; j < WN / 8; j += 2) {
+                uint32_t  fb[4];
+
+                ldsm4(fb, sb + f_swizzle(wn + 8 * j + (lane & 7)
+                                                 + (lane >> 4) * 8,
+                                                 2 * kk + (lane >> 3 & 1)));
+
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    F::mma(F::PROMOTE ? part[i][j] : acc[i][j], fa[i], fb);
+                    F::mma(F::PROMOTE ? part[i][j + 1] : acc[i][j + 1],
+                           fa[i], fb + 2);
+                }
+            }
+        }
+
+        if (F::PROMOTE) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+#pragma unroll
+                for (int j = 0; j < WN / 8; j++) {
+#pragma unroll
+                    for (int r = 0; r < 4; r++) {
+                        acc[i][j][r] += part[i][j][r];
+                    }
+                }
+            }
+        }
+    }
+
+    cp_wait<0>();
+    f_store_tile<F, TM, TN, WN>(p, m0 + wm, n0 + wn, acc);
+}
+
+template <class F, int TM, int TN, int WN>
+static int
+plain_tile_launch(const cu_dev_t *dev, const cu_f_args_t *p)
+{
+    constexpr int  SMEM = F_STAGES * (TM + TN) * 128;
+
+    /* blocks that run together share weights, which are the larger side */
+    return dev_launch(dev, plain_tile_k<F, TM, TN, WN>,
+                      dim3((p->n + TM - 1) / TM,
+                           (p->part[0].n_out + TN - 1) / TN),
+                      dim3(TM / 32 * (TN / WN) * 32), SMEM, *p);
+}
+
+/* Large tiles where they fill the device, else small ones. One matrix. */
+template <class F>
+static int
+plain_tiles(const cu_dev_t *dev, const cu_f_args_t *p)
+{
+    const uint64_t  large = (uint64_t) ((p->part[0].n_out + 127) / 128)
+                            * ((p->n + 127) / 128);
+
+    return large >= (uint64_t) dev->n_sms
+           ? plain_tile_launch<F, 128, 128, 64>(dev, p)
+           : plain_tile_launch<F, 64, 64, 32>(dev, p);
+}
+
+#endif
