@@ -144,6 +144,7 @@ $(BUILD)/kernels/test/%: $(BUILD)/obj/kernels/test/%.o $(BUILD)/libinfer.a
 # ---- CUDA ----
 
 include kernels/cuda/gpu.mk
+include kernels/sim/sim.mk
 
 # ---- module ----
 

@@ -1,0 +1,2 @@
+/* Stand-in for the toolkit's header; the types are in kernels/sim/types.h. */
+#include "../types.h"
