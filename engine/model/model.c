@@ -177,14 +177,63 @@ model_load_weights(model_load_t *ld)
 }
 
 
+int
+infer_model_tensors(const infer_gguf_t *g, const infer_model_info_t *info,
+    kern_tensor_t **list, uint32_t *n, infer_err_t *err)
+{
+    static const int part[] = {
+        MODEL_WQ, MODEL_WK, MODEL_WV, MODEL_WO, MODEL_GATE, MODEL_UP,
+        MODEL_DOWN
+    };
+    const uint32_t n_parts = sizeof(part) / sizeof(part[0]);
+    const uint32_t n_all = 2 + n_parts * info->n_layers;
+    kern_tensor_t *all = malloc(n_all * sizeof(*all));
+
+    if (all == NULL) {
+        return infer_err(err, INFER_NOMEM, "no memory for %u tensors",
+                         n_all);
+    }
+
+    *n = 0;
+
+    for (uint32_t i = 0; i < n_all; i++) {
+        const infer_gguf_tensor_t *t;
+        int which = i == 0 ? MODEL_EMBED : i == n_all - 1 ? MODEL_HEAD
+                    : part[(i - 1) % n_parts];
+        int rc = infer_model_tensor(g, info, which,
+                                    i == 0 || i == n_all - 1
+                                    ? 0 : (i - 1) / n_parts, &t, err);
+
+        if (rc != INFER_OK) {
+            free(all);
+            return rc;
+        }
+
+        if (t != NULL) {
+            all[(*n)++] = (kern_tensor_t) { t->type, (uint32_t) t->dim[1],
+                                            (uint32_t) t->dim[0] };
+        }
+    }
+
+    *list = all;
+
+    return INFER_OK;
+}
+
+
 static int
 model_open_ctx(infer_model_t *m, const infer_gguf_t *g,
     const infer_model_conf_t *conf, infer_err_t *err)
 {
     model_rope_t rope;
-    int rc = infer_model_rope(g, &m->info, &rope, err);
+    kern_tensor_t *tensor;
+    uint32_t n_tensors;
+    int rc;
 
-    if (rc != INFER_OK) {
+    if ((rc = infer_model_rope(g, &m->info, &rope, err)) != INFER_OK
+        || (rc = infer_model_tensors(g, &m->info, &tensor, &n_tensors, err))
+           != INFER_OK)
+    {
         return rc;
     }
 
@@ -198,10 +247,21 @@ model_open_ctx(infer_model_t *m, const infer_gguf_t *g,
         .max_rows = conf->max_rows, .max_outs = conf->max_outs,
         .max_seqs = conf->max_seqs, .context = conf->context,
         .n_pages = conf->n_pages, .kv_type = conf->kv_type,
-        .n_threads = conf->n_threads, .cpus = conf->cpus
+        .n_threads = conf->n_threads, .cpus = conf->cpus,
+        .device = conf->device, .precision = conf->precision,
+        .gpu_bytes = conf->gpu_bytes, .gpu_fraction = conf->gpu_fraction,
+        .tensor = tensor, .n_tensors = n_tensors
     };
 
-    return m->ops->open(&m->ctx, m->ops, &shape, err);
+    rc = m->ops->open(&m->ctx, m->ops, &shape, err);
+    free(tensor);
+
+    if (rc == INFER_OK) {
+        m->n_pages = m->ops->n_pages != NULL ? m->ops->n_pages(m->ctx)
+                                             : conf->n_pages;
+    }
+
+    return rc;
 }
 
 
@@ -296,6 +356,13 @@ kern_ctx_t *
 infer_model_ctx(const infer_model_t *m)
 {
     return m->ctx;
+}
+
+
+uint32_t
+infer_model_pages(const infer_model_t *m)
+{
+    return m->n_pages;
 }
 
 

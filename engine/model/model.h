@@ -39,12 +39,23 @@ typedef struct {
     uint32_t     kv_type;         /* KERN_KV_* */
     uint32_t     n_threads;
     const int   *cpus;            /* or NULL */
+    /* of a device with a memory of its own, as in kern_shape_t */
+    uint32_t     device;
+    uint32_t     precision;       /* KERN_PREC_* */
+    uint64_t     gpu_bytes;
+    float        gpu_fraction;
     /* called with 0..100 while weights are packed; may be NULL */
     void       (*progress)(void *arg, int percent);
     void        *progress_arg;
     /* looked at between tensors: nonzero ends the load with CANCELLED */
     int        (*cancelled)(void *arg);
 } infer_model_conf_t;
+
+/* The matrices that infer_model_load() will pack, in its order; *list is the
+ * caller's. */
+int infer_model_tensors(const infer_gguf_t *gguf,
+    const infer_model_info_t *info, kern_tensor_t **list, uint32_t *n,
+    infer_err_t *err);
 
 /* Loads and packs all weights. gguf may be closed afterwards; the file's
  * pages are given back (posix_fadvise). */
@@ -54,6 +65,8 @@ void infer_model_free(infer_model_t *model);
 const infer_model_info_t *infer_model_info(const infer_model_t *model);
 kern_ctx_t *infer_model_ctx(const infer_model_t *model);
 const kern_ops_t *infer_model_ops(const infer_model_t *model);
+/* KV pages that there are: at most the configured ones. */
+uint32_t infer_model_pages(const infer_model_t *model);
 
 /* Runs one batch through all layers and the head (model/forward.c). Logits
  * are then in ops->logits(). */

@@ -38,6 +38,7 @@ struct infer_model_s {
     float               *norms;         /* [2 * n_layers + 1, dim] */
     kern_weight_t       *embed;
     kern_weight_t       *head;          /* NULL: tied */
+    uint32_t             n_pages;
 };
 
 /* The tensor `which` (of layer l) with its shape and type checked. *t is

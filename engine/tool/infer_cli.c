@@ -24,7 +24,10 @@ static const char usage[] =
     "  --ids 1,2,3   prompt as token ids\n"
     "  -n N          tokens to generate (64)\n"
     "  --isa X       ref, ref-q8, avx2, avxvnni, vnni256, avx512, neon\n"
-    "  --kv X        f16, bf16, q8 (f16)\n"
+    "  --device X    cpu or cuda[:N] (cpu)\n"
+    "  --precision X of cuda: q8, bf16, f16, w4a16, fp8, w8a8 (q8)\n"
+    "  --gpu-memory X  of cuda: bytes, or a fraction of what is free (0.9)\n"
+    "  --kv X        f16, bf16, q8; cuda: fp8 too (f16)\n"
     "  -t N          threads (all)\n"
     "  -b N          rows of one step (512)\n"
     "  --logits      print the five best of each position\n"
@@ -32,8 +35,9 @@ static const char usage[] =
     "                steps begin at position `context`, its keys may be 0\n";
 
 typedef struct {
-    const char  *model, *prompt, *ids, *isa;
-    int          kv;
+    const char  *model, *prompt, *ids, *isa, *device;
+    int          kv, precision;
+    double       gpu_memory;                 /* <= 1: a fraction */
     uint32_t     n, threads, rows;
     uint32_t     prefill, decode, batch;     /* of --bench; 0: no bench */
     uint32_t     context;
@@ -81,6 +85,27 @@ cli_number(const char *option, const char *s)
 }
 
 
+/* A fraction, or bytes with k, m, g behind. */
+static double
+cli_memory(const char *s)
+{
+    char *end;
+    double v = strtod(s, &end);
+    const char *unit = *end ? strchr("kKmMgG", *end) : NULL;
+
+    if (unit != NULL) {
+        v *= (double) (1ull << (10 * ((unit - "kKmMgG") / 2 + 1)));
+        end++;
+    }
+
+    if (!(v > 0) || *end != '\0' || end == s) {
+        cli_die("--gpu-memory", "is neither bytes nor a fraction");
+    }
+
+    return v;
+}
+
+
 static void
 cli_bench_option(cli_conf_t *c, char *arg)
 {
@@ -115,6 +140,9 @@ cli_options(cli_conf_t *c, int argc, char **argv)
         { "ids", required_argument, NULL, 'i' },
         { "isa", required_argument, NULL, 'I' },
         { "kv", required_argument, NULL, 'k' },
+        { "device", required_argument, NULL, 'D' },
+        { "precision", required_argument, NULL, 'P' },
+        { "gpu-memory", required_argument, NULL, 'G' },
         { "bench", required_argument, NULL, 'B' },
         { "logits", no_argument, NULL, 'l' },
         { "help", no_argument, NULL, 'h' },
@@ -147,9 +175,27 @@ cli_options(cli_conf_t *c, int argc, char **argv)
             c->kv = kern_kv_type(optarg);
 
             if (c->kv < 0) {
-                cli_die("--kv", "is f16, bf16 or q8");
+                cli_die("--kv", "is f16, bf16, q8 or fp8");
             }
 
+            break;
+
+        case 'D':
+            c->device = optarg;
+            break;
+
+        case 'P':
+            c->precision = kern_prec(optarg);
+
+            if (c->precision < 0) {
+                cli_die("--precision",
+                        "is q8, bf16, f16, w4a16, fp8 or w8a8");
+            }
+
+            break;
+
+        case 'G':
+            c->gpu_memory = cli_memory(optarg);
             break;
 
         case 'n':
@@ -255,9 +301,9 @@ cli_open(cli_t *x, const cli_conf_t *c, infer_gguf_t *gguf,
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     double t0 = cli_now();
 
-    x->ops = kern_init("cpu", c->isa, &err);
+    x->ops = kern_init(c->device, c->isa, &err);
     if (x->ops == NULL) {
-        cli_die("--isa", err.text);
+        cli_die("--device or --isa", err.text);
     }
 
     x->rows = c->rows < seqs ? seqs : c->rows;
@@ -268,11 +314,19 @@ cli_open(cli_t *x, const cli_conf_t *c, infer_gguf_t *gguf,
         .max_rows = x->rows, .max_outs = seqs, .max_seqs = seqs,
         .n_pages = x->pages_per_seq * seqs, .kv_type = (uint32_t) c->kv,
         .n_threads = c->threads ? c->threads
-                     : cpus > 0 ? (uint32_t) cpus : 1
+                     : cpus > 0 ? (uint32_t) cpus : 1,
+        .device = (uint32_t) kern_device(c->device),
+        .precision = (uint32_t) c->precision,
+        .gpu_bytes = c->gpu_memory > 1 ? (uint64_t) c->gpu_memory : 0,
+        .gpu_fraction = c->gpu_memory > 1 ? 0 : (float) c->gpu_memory
     };
 
     if (infer_model_load(&x->model, gguf, x->ops, &conf, &err) != INFER_OK) {
         cli_die(c->model, err.text);
+    }
+
+    if (infer_model_pages(x->model) < conf.n_pages) {
+        cli_die("--gpu-memory", "does not hold all sequences");
     }
 
     x->vocab = infer_model_info(x->model)->vocab;
@@ -289,6 +343,18 @@ cli_open(cli_t *x, const cli_conf_t *c, infer_gguf_t *gguf,
 
     fprintf(stderr, "%s, %u threads, loaded in %.2f s\n", x->ops->name,
             conf.n_threads, cli_now() - t0);
+}
+
+
+static void
+cli_forward(cli_t *x, const kern_batch_t *batch)
+{
+    if (infer_model_forward(x->model, batch) != INFER_OK) {
+        const char *why = x->ops->error != NULL
+                          ? x->ops->error(infer_model_ctx(x->model)) : NULL;
+
+        cli_die("forward", why != NULL ? why : "failed");
+    }
 }
 
 
@@ -310,9 +376,7 @@ cli_feed(cli_t *x, const int32_t *ids, uint32_t n, uint32_t seq,
             .n_outs = rows == n, .out_row = &last
         };
 
-        if (infer_model_forward(x->model, &batch) != INFER_OK) {
-            cli_die("forward", "failed");
-        }
+        cli_forward(x, &batch);
 
         ids += rows;
         pos += rows;
@@ -344,9 +408,7 @@ cli_step(cli_t *x, int32_t *ids, uint32_t n, uint32_t pos)
         .out_row = out
     };
 
-    if (infer_model_forward(x->model, &batch) != INFER_OK) {
-        cli_die("forward", "failed");
-    }
+    cli_forward(x, &batch);
 
     for (uint32_t i = 0; i < n; i++) {
         const float *l = x->ops->logits(infer_model_ctx(x->model), i);
@@ -512,7 +574,7 @@ cli_bench(cli_t *x, const cli_conf_t *c)
 int
 main(int argc, char **argv)
 {
-    cli_conf_t c = { .n = 64, .rows = 512 };
+    cli_conf_t c = { .n = 64, .rows = 512, .device = "cpu" };
     infer_model_info_t info;
     infer_err_t err = { 0, "" };
     infer_gguf_t *gguf = NULL;
