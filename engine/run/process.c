@@ -13,7 +13,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -153,9 +152,7 @@ process_niceties(infer_engine_t *e, const char *name)
         (void) fcntl(k, F_SETFD, FD_CLOEXEC);
     }
 
-    if (e->bus.hdr->nice != 0) {
-        (void) setpriority(PRIO_PROCESS, 0, e->bus.hdr->nice);
-    }
+    infer_process_priority(e->bus.hdr->nice);
 }
 
 /* Bus and byte lock; an INFER_EXIT_* code. */
