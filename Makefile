@@ -144,6 +144,7 @@ $(BUILD)/kernels/test/%: $(BUILD)/obj/kernels/test/%.o $(BUILD)/libinfer.a
 # ---- CUDA ----
 
 include kernels/cuda/gpu.mk
+include kernels/cuda/cuda.mk
 include kernels/sim/sim.mk
 
 # ---- module ----
@@ -195,6 +196,8 @@ install: all                           ## module and engine side by side (MODULE
 	install -d $(DESTDIR)$(MODULESDIR)
 	install -m 644 $(MODULE) $(DESTDIR)$(MODULESDIR)/
 	install -m 755 $(ENGINE) $(DESTDIR)$(MODULESDIR)/
+	@if [ -f $(CUDA_PLUGIN) ]; then \
+	    install -m 644 $(CUDA_PLUGIN) $(DESTDIR)$(MODULESDIR)/; fi
 
 # ---- models, demo ----
 

@@ -1,0 +1,61 @@
+# cuda.mk: libngx_infer_cuda.so by nvcc, for every architecture of CUDA_ARCHS
+# and as PTX of the last; left out with a line when there is no nvcc (NVCC=).
+# The emulated plugin, of the same sources by g++, is in kernels/sim/sim.mk.
+
+# a name with "a" is for that architecture alone
+CUDA_ARCHS  ?= 80 86 87 89 90a 100 120
+CUDA_PTX    ?= $(lastword $(CUDA_ARCHS))
+CUDA_HOME   := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_DIR    := $(BUILD)/cuda
+CUDA_PLUGIN := $(BUILD)/libngx_infer_cuda.so
+CUDA_CODE    = $(foreach a,$(CUDA_ARCHS),\
+               -gencode arch=compute_$a,code=sm_$a) \
+               -gencode arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX)
+CUDA_FLAGS   = -O3 -std=c++17 -fmad=false -lineinfo --compress-mode=size \
+               -Werror all-warnings -Xptxas -v $(CUDA_CODE) \
+               -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off \
+               -Xcompiler -Wall,-Wextra,-Wno-unused-parameter \
+               -Iengine -Ikernels -Ikernels/cuda -I$(BUILD)
+CUDA_CFLAGS  = $(CFLAGS_ALL) -Ikernels/cuda -isystem $(CUDA_HOME)/include
+
+CUDA_CU  := $(wildcard kernels/cuda/*.cu)
+CUDA_C   := $(wildcard kernels/cuda/*.c)
+CUDA_OBJ := $(patsubst %,$(CUDA_DIR)/%.o,$(CUDA_CU) $(CUDA_C))
+
+# What the compiler printed is kept: ptxas_check.py reads spills and
+# registers from it.
+$(CUDA_DIR)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$<)
+	$(Q)$(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $< > $@.log 2>&1 || \
+	    { cat $@.log; rm -f $@; exit 1; }
+
+$(CUDA_DIR)/%.c.o: %.c | $(BUILD)/infer_build_id.h
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CUDA_CFLAGS) -MMD -MP -c -o $@ $<
+
+# One exported symbol; nothing but libc and its family is NEEDED.
+$(CUDA_PLUGIN): $(CUDA_OBJ) $(BUILD)/libinfer.a kernels/cuda/plugin.map
+	$(call say,LINK,$@)
+	$(Q)g++ -shared -o $@.new $(CUDA_OBJ) $(BUILD)/libinfer.a \
+	    -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL \
+	    -Wl,--version-script,kernels/cuda/plugin.map -Wl,-z,defs \
+	    -Wl,--as-needed -L$(CUDA_HOME)/lib64 -lcudart_static -lrt \
+	    -lpthread -ldl -lm
+	$(Q)if [ -f kernels/cuda/ptxas_check.py ]; then \
+	    python3 kernels/cuda/ptxas_check.py \
+	        $(patsubst %,$(CUDA_DIR)/%.o.log,$(CUDA_CU)); fi
+	@mv $@.new $@
+
+-include $(shell find $(CUDA_DIR) -name '*.d' 2>/dev/null)
+
+.PHONY: cuda
+ifeq ($(SANITIZER)$(NVCC),)
+cuda:
+	@echo "no nvcc (NVCC=): libngx_infer_cuda.so is left out"
+else ifneq ($(SANITIZER),)
+cuda:
+else
+cuda: $(CUDA_PLUGIN)                   ## the CUDA plugin, when nvcc is there (NVCC= CUDA_ARCHS=)
+endif
