@@ -1,7 +1,7 @@
 /*
  * dev.cuh: device primitives of the CUDA kernels, and their launch. The only file with inline PTX
  * and the only one that knows nvcc from the emulator (kernels/sim): everything else is CUDA C++
- * that both compile. Of the emulator it needs, in namespace simt: touch, fail, cp_async,
+ * that both compile. Of the emulator it needs, in namespace simt: load, store, cp_async,
  * cp_commit, cp_wait, ldmatrix_x4, ldmatrix_x4_trans, mma with mma_{bf16,f16,s8,e4m3}_fin,
  * grid_wait, grid_launch_dependents, dyn_smem.
  *
@@ -27,7 +27,6 @@
 
 #ifdef SIMT_EMU
 #define DYN_SMEM(p)  unsigned char *p = (unsigned char *) simt::dyn_smem()
-#define DEV_PC       __builtin_extract_return_addr(__builtin_return_address(0))
 #else
 #define DYN_SMEM(p)  extern __shared__ __align__(128) unsigned char p[]
 #endif
@@ -42,11 +41,7 @@ ld16(const void *p)
 {
     uint4  v;
 #ifdef SIMT_EMU
-    if (((uintptr_t) p & 15) != 0) {
-        simt::fail("misaligned 16-byte load at %p", p);
-    }
-    simt::touch(p, 16, false, false, DEV_PC);
-    memcpy(&v, p, 16);
+    simt::load(&v, p, 16);
 #else
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
@@ -59,11 +54,7 @@ ld8(const void *p)
 {
     uint2  v;
 #ifdef SIMT_EMU
-    if (((uintptr_t) p & 7) != 0) {
-        simt::fail("misaligned 8-byte load at %p", p);
-    }
-    simt::touch(p, 8, false, false, DEV_PC);
-    memcpy(&v, p, 8);
+    simt::load(&v, p, 8);
 #else
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
                  : "=r"(v.x), "=r"(v.y) : "l"(p));
@@ -76,11 +67,7 @@ ld4(const void *p)
 {
     uint32_t  v;
 #ifdef SIMT_EMU
-    if (((uintptr_t) p & 3) != 0) {
-        simt::fail("misaligned 4-byte load at %p", p);
-    }
-    simt::touch(p, 4, false, false, DEV_PC);
-    memcpy(&v, p, 4);
+    simt::load(&v, p, 4);
 #else
     asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
 #endif
@@ -94,11 +81,7 @@ ld16a(const void *p)
 #ifdef SIMT_EMU
     uint4  v;
 
-    if (((uintptr_t) p & 15) != 0) {
-        simt::fail("misaligned 16-byte load at %p", p);
-    }
-    simt::touch(p, 16, false, false, DEV_PC);
-    memcpy(&v, p, 16);
+    simt::load(&v, p, 16);
     return v;
 #else
     return *(const uint4 *) p;
@@ -111,11 +94,7 @@ ld8a(const void *p)
 #ifdef SIMT_EMU
     uint2  v;
 
-    if (((uintptr_t) p & 7) != 0) {
-        simt::fail("misaligned 8-byte load at %p", p);
-    }
-    simt::touch(p, 8, false, false, DEV_PC);
-    memcpy(&v, p, 8);
+    simt::load(&v, p, 8);
     return v;
 #else
     return *(const uint2 *) p;
@@ -140,11 +119,7 @@ DEV_INLINE void
 st16(void *p, uint4 v)
 {
 #ifdef SIMT_EMU
-    if (((uintptr_t) p & 15) != 0) {
-        simt::fail("misaligned 16-byte store at %p", p);
-    }
-    simt::touch(p, 16, true, false, DEV_PC);
-    memcpy(p, &v, 16);
+    simt::store(p, &v, 16);
 #else
     *(uint4 *) p = v;
 #endif
@@ -154,11 +129,7 @@ DEV_INLINE void
 st8(void *p, uint2 v)
 {
 #ifdef SIMT_EMU
-    if (((uintptr_t) p & 7) != 0) {
-        simt::fail("misaligned 8-byte store at %p", p);
-    }
-    simt::touch(p, 8, true, false, DEV_PC);
-    memcpy(p, &v, 8);
+    simt::store(p, &v, 8);
 #else
     *(uint2 *) p = v;
 #endif
