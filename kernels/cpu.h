@@ -241,7 +241,7 @@ cpu_traits(cpu_form_e form)
     case CPU_G6:
         return (cpu_traits_t) { 4, 2, 0, 2, 8, 1, 0, 0 };
     default:
-        return (cpu_traits_t) { 0 };
+        return (cpu_traits_t) { 0, 0, 0, 0, 0, 0, 0, 0 };
     }
 }
 
