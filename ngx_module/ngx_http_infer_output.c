@@ -190,6 +190,7 @@ ngx_http_infer_render_open(ngx_http_infer_ctx_t *ctx)
     conf.created = (int64_t) ngx_time();
     conf.fingerprint.data = build;
     conf.fingerprint.len = ngx_strlen(build);
+    conf.blank = 0;
 
     rc = infer_render_new(&ctx->render,
                           ctx->bus->models[ctx->model->index].text, ctx->req,

@@ -141,7 +141,13 @@ typedef struct {
     infer_str_t  id;             /* request id, without prefix; any bytes */
     int64_t      created;        /* seconds */
     infer_str_t  fingerprint;    /* system_fingerprint; len 0: null */
+    uint8_t      blank;          /* 1: INFER_RENDER_ID and _TIME, bytes that
+                                  * JSON never holds, stand for id and
+                                  * created */
 } infer_render_conf_t;
+
+#define INFER_RENDER_ID    1
+#define INFER_RENDER_TIME  2
 
 typedef struct {
     uint64_t  prompt_tokens;     /* of all prompts, each counted once */

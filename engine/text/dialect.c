@@ -18,10 +18,19 @@ dialect_head(infer_render_t *r, const infer_render_conf_t *conf)
     }
 
     infer_buf_printf(b, "{\"id\":\"%s", d->id_prefix);
-    infer_buf_escape_any(b, conf->id.data, conf->id.len);
-    infer_buf_printf(b, "\",\"object\":\"%s\",\"created\":%lld,\"model\":",
-                     r->req->stream ? d->chunk_object : d->object,
-                     (long long) conf->created);
+    if (conf->blank) {
+        infer_buf_put(b, (const char []) { INFER_RENDER_ID }, 1);
+    } else {
+        infer_buf_escape_any(b, conf->id.data, conf->id.len);
+    }
+    infer_buf_printf(b, "\",\"object\":\"%s\",\"created\":",
+                     r->req->stream ? d->chunk_object : d->object);
+    if (conf->blank) {
+        infer_buf_put(b, (const char []) { INFER_RENDER_TIME }, 1);
+    } else {
+        infer_buf_printf(b, "%lld", (long long) conf->created);
+    }
+    infer_buf_str(b, ",\"model\":");
     infer_buf_quote(b, r->req->model.data, r->req->model.len);
     infer_buf_str(b, ",\"system_fingerprint\":");
 
