@@ -88,6 +88,12 @@ typedef struct {
     float    bias;
 } infer_bias_t;
 
+/* One of the likeliest tokens. */
+typedef struct {
+    int32_t  id;
+    float    logprob;
+} infer_top_t;
+
 /* Sampling parameters of one generation (DESIGN.md 4 has the definition).
  * Lives in a slot of shared memory: fixed widths, no pointers. */
 typedef struct {

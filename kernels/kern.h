@@ -181,9 +181,13 @@ typedef struct {
     float    value;
 } kern_edit_t;
 
+#define KERN_MAX_EDITS      8192    /* of one output: what has more is not
+                                     * given to sample() */
+#define KERN_MASK_WORDS(v)  (((v) + 31) / 32)
+
 /* How one output row is sampled on the device (DESIGN.md 4). edit: n_bias,
- * then n_ban, then n_seen of them, ids in range; mask: bit i allows id i, or
- * NULL. */
+ * then n_ban, then n_seen of them, ids in range, those of the seen distinct;
+ * mask: bit i allows id i, or NULL. */
 typedef struct {
     uint32_t                 out;         /* index in the batch's outputs */
     uint32_t                 n_out;       /* tokens before this one */

@@ -84,6 +84,8 @@ typedef struct {
     _Atomic uint64_t  steps;             /* E */
     _Atomic uint32_t  numerics;          /* E of the engine that runs now */
     _Atomic uint32_t  tokens_per_s;      /* E recent output rate, all models */
+    char              error[320];        /* E why it FAILED: written before
+                                          * the state, release */
 
     /* anybody */
     _Alignas(64)
@@ -129,17 +131,20 @@ _Static_assert(sizeof(infer_entry_t) == 64 + 128 + 128, "infer_entry_t");
 
 typedef struct {
     char              name[64];          /* M */
-    char              device[16];        /* M "cpu" */
+    char              device[16];        /* M "cpu", "cuda:N" */
     uint32_t          context;           /* M tokens of one sequence */
     uint32_t          sequences;         /* M running together */
     uint32_t          batch_tokens;      /* M rows of one step */
     uint32_t          n_pages;           /* M KV pages */
-    uint32_t          kv_type;           /* M 0: f16, 1: bf16, 2: q8 */
+    uint32_t          kv_type;           /* M KERN_KV_* */
     uint32_t          vocab;             /* M */
     uint64_t          tensor_bytes;      /* M */
     uint64_t          n_params;          /* M */
     uint32_t          train_context;     /* M */
     uint32_t          page_tokens;       /* M */
+    uint32_t          precision;         /* M KERN_PREC_*, of devices */
+    uint32_t          gpu_permille;      /* M of free memory; 0: default */
+    uint64_t          gpu_bytes;         /* M 0: gpu_permille says it */
 
     _Alignas(64)
     _Atomic uint32_t  loaded;            /* E */
@@ -150,6 +155,14 @@ typedef struct {
     _Atomic uint32_t  preemptions;       /* E */
     _Atomic uint64_t  queued_tokens;     /* E prompt tokens not yet prefilled */
     _Atomic uint32_t  pages_cached;      /* E not used, content known */
+    _Atomic uint32_t  pages_total;       /* E that there are, <= n_pages */
+    /* E its device once a second; negative: not known */
+    _Atomic int32_t   device_known;      /* 1: the rest was written */
+    _Atomic int32_t   device_celsius;
+    _Atomic int32_t   device_percent;
+    _Atomic int32_t   device_mw;
+    _Atomic int64_t   device_used;       /* bytes */
+    _Atomic int64_t   device_total;
 } infer_bus_model_t;
 
 
@@ -204,11 +217,6 @@ typedef struct {
 } infer_record_t;
 
 _Static_assert(sizeof(infer_record_t) == 16, "infer_record_t");
-
-typedef struct {
-    int32_t  id;
-    float    logprob;
-} infer_top_t;
 
 typedef struct {
     _Alignas(64)

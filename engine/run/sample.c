@@ -202,6 +202,39 @@ infer_sampler_accept(infer_sampler_t *s, int32_t id)
     sample_see(s, id, 1);
 }
 
+static uint32_t
+sample_active_bans(const infer_sampler_t *s)
+{
+    return s->n_out < s->params.min_tokens ? s->n_bans : 0;
+}
+
+uint32_t
+infer_sampler_edits(const infer_sampler_t *s)
+{
+    return s->n_biases + sample_active_bans(s) + s->n_seen;
+}
+
+void
+infer_sampler_export(const infer_sampler_t *s, kern_edit_t *edit,
+    kern_sample_t *to)
+{
+    *to = (kern_sample_t) {
+        .n_out = s->n_out, .choice = s->choice, .n_bias = s->n_biases,
+        .n_ban = sample_active_bans(s), .n_seen = s->n_seen,
+        .params = &s->params, .edit = edit
+    };
+
+    for (uint32_t i = 0; i < to->n_bias; i++) {
+        *edit++ = (kern_edit_t) { s->bias[i].id, s->bias[i].bias };
+    }
+    for (uint32_t i = 0; i < to->n_ban; i++) {
+        *edit++ = (kern_edit_t) { s->ban[i], 0 };
+    }
+    for (uint32_t i = 0; i < to->n_seen; i++) {
+        *edit++ = (kern_edit_t) { s->seen[i].id, (float) s->seen[i].n_out };
+    }
+}
+
 /* Candidates, exponentials, a copy of the raw row; 64 to align each. */
 size_t
 infer_sample_scratch(uint32_t vocab)
@@ -319,7 +352,7 @@ sample_edit(const infer_sampler_t *s, float *l)
 
         *x = sample_clamp(*x + s->bias[i].bias);
     }
-    for (uint32_t i = 0; s->n_out < p->min_tokens && i < s->n_bans; i++) {
+    for (uint32_t i = 0; i < sample_active_bans(s); i++) {
         l[s->ban[i]] = -INFINITY;
     }
     for (uint32_t i = 0; i < s->n_seen; i++) {
@@ -653,9 +686,7 @@ infer_sample(const infer_sampler_t *s, const kern_ops_t *ops, float *logits,
         memcpy(raw, logits, s->vocab * sizeof(float));
     }
 
-    if (s->n_biases != 0 || s->n_seen != 0
-        || (s->n_bans != 0 && s->n_out < p->min_tokens))
-    {
+    if (infer_sampler_edits(s) != 0) {
         sample_edit(s, logits);
         best = ops->argmax(logits, s->vocab);
         if (best < 0) {

@@ -17,7 +17,6 @@
 #define INFER_RUN_SAMPLE_H
 
 #include "infer.h"
-#include "ipc/layout.h"
 #include "kern.h"
 
 typedef struct infer_sampler_s  infer_sampler_t;
@@ -53,6 +52,14 @@ size_t infer_sample_scratch(uint32_t vocab);
  * only. */
 int infer_sample(const infer_sampler_t *s, const kern_ops_t *ops,
     float *logits, void *scratch, infer_sampled_t *out);
+
+/* Logits that the next token's row has changed: the most that export writes. */
+uint32_t infer_sampler_edits(const infer_sampler_t *s);
+/* For a device that samples (kern.h): what infer_sample() would do with the
+ * row, as of now. edit has room for infer_sampler_edits(); it and the sampler
+ * must stay until the step's wait(). to->out is the caller's, mask NULL. */
+void infer_sampler_export(const infer_sampler_t *s, kern_edit_t *edit,
+    kern_sample_t *to);
 
 /* Philox4x32-10 itself, for tests. */
 void infer_philox(const uint32_t ctr[4], const uint32_t key[2],

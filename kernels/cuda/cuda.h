@@ -208,7 +208,9 @@ typedef struct {
 size_t cu_kv_head_bytes(uint32_t type, uint32_t head_dim);
 /* UNSUPPORTED with a sentence. */
 int cu_attn_supports(const cu_attn_t *a, int cc, infer_err_t *err);
-/* Bytes of work for up to max_seqs decode sequences. */
+/* Bytes of work for up to max_seqs decode sequences. The host zeroes the
+ * first CU_ATTN_ZERO of them once; kernels leave them so. */
+#define CU_ATTN_ZERO  (1u << 18)
 size_t cu_attn_work(uint32_t max_seqs, uint32_t n_heads, uint32_t head_dim);
 
 /* RoPE of q and k, K and V into the pages, attention, all rows. qkv f32
@@ -247,9 +249,21 @@ typedef struct {
     float     top_logit[INFER_MAX_TOP_LOGPROBS];
 } cu_sampled_t;
 
+/* Host (sample_host.c): what kern_ops_t.sample() is asked for, for the
+ * device. Its edits are put behind edit[*n_edits], its mask (KERN_MASK_WORDS
+ * of the vocabulary) behind mask[*n_words]; both counts go up. */
+void cu_sample_pack(const kern_sample_t *s, uint32_t vocab, cu_sample_t *to,
+    kern_edit_t *edit, uint32_t *n_edits, uint32_t *mask, uint32_t *n_words);
+/* And what came back for it. */
+void cu_sample_unpack(const cu_sampled_t *from, const cu_sample_t *s,
+    kern_sampled_t *to);
+
+/* Of work: all zero before the first call, then left to cu_sample(). */
 size_t cu_sample_work(uint32_t max_outs, uint32_t vocab);
-/* logits [O, V] f32, left as they are. sampled[i] gets the id (for the next
- * step's embed), out[i] everything; out may be pinned host memory. */
+/* logits [O, V] f32, left as they are; row i is skipped where out_row[i] < 0
+ * (padding, or sampled by the host). sampled[i] gets the id, 0 when the row
+ * fails (for the next step's embed), out[i] everything; out may be pinned
+ * host memory. Four launches. */
 int cu_sample(const cu_dev_t *dev, const float *logits, uint32_t vocab,
     uint32_t n_outs, const int32_t *out_row, const cu_sample_t *s,
     const kern_edit_t *edit, const uint32_t *mask, int32_t *sampled,
