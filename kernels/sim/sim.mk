@@ -26,6 +26,9 @@ SIM_SRC   := $(filter-out $(SIM_CHECK) kernels/sim/blas_fake.cpp \
 SIM_OBJ   := $(patsubst %.cpp,$(EMU)/obj/%.o,$(SIM_SRC))
 SIM_CHECK_OBJ := $(patsubst %.cpp,$(EMU)/obj/%.o,$(wildcard $(SIM_CHECK)))
 EMU_C_OBJ := $(patsubst %.c,$(EMU)/obj/%.o,$(EMU_C))
+# As a library, and in tests of kernels: cu_blas_open(.., "", ..) finds it.
+SIM_BLAS  := $(EMU)/obj/kernels/sim/blas_fake.o
+SIM_BLAS_SO := $(EMU)/lib/libcublasLt.so.13
 
 EMU_TESTS := $(patsubst %.cpp,$(EMU)/%,$(notdir \
              $(wildcard kernels/cuda/test/test_cuda_*.cpp)))
@@ -66,11 +69,11 @@ $(EMU)/libcuda_chk.a: $(patsubst %,$(EMU)/chk/obj/%.o,$(EMU_CU)) $(EMU_C_OBJ)
 # -rdynamic: names of kernels for messages and the PTX interpreter.
 EMU_LINK = $(EMU_CXX) -rdynamic -o $@ $^ -ldl $(LIBS)
 $(EMU)/test_cuda_%: $(EMU)/obj/kernels/cuda/test/test_cuda_%.o $(SIM_OBJ) \
-    $(EMU)/libcuda_emu.a $(BUILD)/libinfer.a
+    $(SIM_BLAS) $(EMU)/libcuda_emu.a $(BUILD)/libinfer.a
 	$(call say,LINK,$@)
 	$(Q)$(EMU_LINK)
 $(EMU)/chk/test_cuda_%: $(EMU)/obj/kernels/cuda/test/test_cuda_%.o \
-    $(SIM_OBJ) $(SIM_CHECK_OBJ) $(EMU)/libcuda_chk.a $(BUILD)/libinfer.a
+    $(SIM_OBJ) $(SIM_CHECK_OBJ) $(SIM_BLAS) $(EMU)/libcuda_chk.a $(BUILD)/libinfer.a
 	$(call say,LINK,$@)
 	$(Q)$(EMU_LINK)
 $(EMU)/test_sim%: $(EMU)/obj/kernels/sim/test/test_sim%.o $(SIM_OBJ)
@@ -80,5 +83,10 @@ $(EMU)/chk/test_sim%: $(EMU)/chk/obj/kernels/sim/test/test_sim%.o \
     $(SIM_OBJ) $(SIM_CHECK_OBJ)
 	$(call say,LINK,$@)
 	$(Q)$(EMU_LINK)
+
+$(SIM_BLAS_SO): $(SIM_BLAS)
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(EMU_CXX) -shared -Wl,-soname,$(@F) -o $@ $^
 
 -include $(shell find $(EMU) -name '*.d' 2>/dev/null)
