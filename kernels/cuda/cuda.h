@@ -103,9 +103,10 @@ int cu_pack_plan(uint32_t type, uint32_t n_out, uint32_t n_in,
     cu_family_e family, cu_weight_t *w, uint64_t *bytes, int *lossy);
 /* Rows r0 .. r0 + n - 1 of a matrix (raw: their GGUF bytes) into the host
  * image of the packed matrix, `bytes` long; r0 and n multiples of
- * CU_PACK_ROWS except for the last. Several threads may pack at once. */
+ * CU_PACK_ROWS except for the last. Several threads may pack at once.
+ * INFER_OK or INFER_NOMEM. */
 #define CU_PACK_ROWS  64
-void cu_pack_rows(const cu_weight_t *w, uint32_t type, uint8_t *image,
+int cu_pack_rows(const cu_weight_t *w, uint32_t type, uint8_t *image,
     const uint8_t *raw, uint32_t r0, uint32_t n);
 /* Points data, scale and min into a device copy of the image. */
 void cu_pack_place(cu_weight_t *w, uint8_t *device);

@@ -110,12 +110,12 @@ load_pack_unit(void *arg, uint32_t item, uint32_t unit, uint32_t tid)
 
     rc = job->src->read(job->src->arg, raw, n * job->row_bytes,
                         (uint64_t) r0 * job->row_bytes);
+    if (rc == INFER_OK) {
+        rc = cu_pack_rows(job->w, job->src->type, job->image, raw, r0, n);
+    }
     if (rc != INFER_OK) {
         atomic_store(&job->rc, rc);
-        return;
     }
-
-    cu_pack_rows(job->w, job->src->type, job->image, raw, r0, n);
 }
 
 /* Packs the whole matrix into job->image. */
