@@ -370,7 +370,7 @@ plain_decode(const cu_dev_t *dev, cu_f_args_t *p)
 /*
  * plain_tile_k: the same product for many rows
  * shapes   as plain_decode_k; tiles of TM activation rows x TN weight rows
- * launch   (n / TM) x (n_out / TN) blocks of TM * TN / 64 threads; smem 3
+ * launch   (n / TM) x (n_out / TN) blocks of TM * TN / WN threads; smem 3
  *          stages of (TM + TN) * 128 bytes; cp.async two stages ahead
  * math     f32 (s32) in the tensor core, columns ascending; fp8 adds up in
  *          f32 after every 128 columns
@@ -405,6 +405,96 @@ f_load_stage(uint8_t *s, const cu_f_args_t &p, uint32_t m0, uint32_t n0,
                               : p.part[0].data + (size_t) row * p.pitch + k;
 
         cp16(s + f_swizzle(r, c), ok ? src : p.a, ok);
+    }
+}
+
+/* Fragments of mma step kk of a stage: 16 activation rows from row r on, 16
+ * weight rows from row r on (two n8 tiles). */
+DEV_INLINE void
+f_fragment_a(uint32_t f[4], const uint8_t *s, int r, int kk)
+{
+    const int  lane = threadIdx.x & 31;
+
+    ldsm4(f, s + f_swizzle(r + (lane & 15), 2 * kk + (lane >> 4)));
+}
+
+DEV_INLINE void
+f_fragment_b(uint32_t f[4], const uint8_t *s, int r, int kk)
+{
+    const int  lane = threadIdx.x & 31;
+
+    ldsm4(f, s + f_swizzle(r + (lane & 7) + (lane >> 4) * 8,
+                           2 * kk + (lane >> 3 & 1)));
+}
+
+/* acc += the 128 bytes of columns of one stage. */
+template <class F, int WN>
+DEV_INLINE void
+f_stage(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
+    const uint8_t *sb, int wm, int wn)
+{
+#pragma unroll
+    for (int kk = 0; kk < 4; kk++) {
+        uint32_t  fa[2][4];
+
+        f_fragment_a(fa[0], sa, wm, kk);
+        f_fragment_a(fa[1], sa, wm + 16, kk);
+
+#pragma unroll
+        for (int j = 0; j < WN / 8; j += 2) {
+            uint32_t  fb[4];
+
+            f_fragment_b(fb, sb, wn + 8 * j, kk);
+
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                F::mma(acc[i][j], fa[i], fb);
+                F::mma(acc[i][j + 1], fa[i], fb + 2);
+            }
+        }
+    }
+}
+
+/* The same with the stage's sums made apart, 16 weight rows at a time so
+ * that they fit in registers. */
+template <class F, int WN>
+DEV_INLINE void
+f_stage_promote(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
+    const uint8_t *sb, int wm, int wn)
+{
+    uint32_t  fa[4][2][4];
+
+#pragma unroll
+    for (int kk = 0; kk < 4; kk++) {
+        f_fragment_a(fa[kk][0], sa, wm, kk);
+        f_fragment_a(fa[kk][1], sa, wm + 16, kk);
+    }
+
+#pragma unroll
+    for (int j = 0; j < WN / 8; j += 2) {
+        typename F::acc_t  part[2][2][4] = {};
+
+#pragma unroll
+        for (int kk = 0; kk < 4; kk++) {
+            uint32_t  fb[4];
+
+            f_fragment_b(fb, sb, wn + 8 * j, kk);
+
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                F::mma(part[i][0], fa[kk][i], fb);
+                F::mma(part[i][1], fa[kk][i], fb + 2);
+            }
+        }
+
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                acc[i][j][r] += part[i][0][r];
+                acc[i][j + 1][r] += part[i][1][r];
+            }
+        }
     }
 }
 
@@ -457,7 +547,7 @@ plain_tile_k(const cu_f_args_t p)
     constexpr int  THREADS = TM / 32 * (TN / WN) * 32;
     constexpr int  STAGE = (TM + TN) * 128;
     DYN_SMEM(smem);
-    const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int  warp = threadIdx.x >> 5;
     const int  wm = warp % (TM / 32) * 32, wn = warp / (TM / 32) * WN;
     const uint32_t  m0 = blockIdx.x * TM, n0 = blockIdx.y * TN;
     const int  nk = (int) ((p.pitch + 127) / 128);
@@ -478,7 +568,6 @@ plain_tile_k(const cu_f_args_t p)
 
     for (int k = 0; k < nk; k++) {
         const uint8_t  *sa = smem + k % F_STAGES * STAGE, *sb = sa + TM * 128;
-        acc_t  part[2][WN / 8][4] = {};
 
         cp_wait<F_STAGES - 2>();
         __syncthreads();   /* stage k is there; stage k - 1 is read */
@@ -491,44 +580,10 @@ plain_tile_k(const cu_f_args_t p)
 
         cp_commit();
 
-#pragma unroll
-        for (int kk = 0; kk < 4; kk++) {
-            uint32_t  fa[2][4];
-
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                ldsm4(fa[i], sa + f_swizzle(wm + 16 * i + (lane & 15),
-                                                   2 * kk + (lane >> 4)));
-            }
-
-#pragma unroll
-            for (int j = 0; j < WN / 8; j += 2) {
-                uint32_t  fb[4];
-
-                ldsm4(fb, sb + f_swizzle(wn + 8 * j + (lane & 7)
-                                                 + (lane >> 4) * 8,
-                                                 2 * kk + (lane >> 3 & 1)));
-
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    F::mma(F::PROMOTE ? part[i][j] : acc[i][j], fa[i], fb);
-                    F::mma(F::PROMOTE ? part[i][j + 1] : acc[i][j + 1],
-                           fa[i], fb + 2);
-                }
-            }
-        }
-
         if (F::PROMOTE) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-#pragma unroll
-                for (int j = 0; j < WN / 8; j++) {
-#pragma unroll
-                    for (int r = 0; r < 4; r++) {
-                        acc[i][j][r] += part[i][j][r];
-                    }
-                }
-            }
+            f_stage_promote<F, WN>(acc, sa, sb, wm, wn);
+        } else {
+            f_stage<F, WN>(acc, sa, sb, wm, wn);
         }
     }
 
@@ -558,7 +613,7 @@ plain_tiles(const cu_dev_t *dev, const cu_f_args_t *p)
                             * ((p->n + 127) / 128);
 
     return large >= (uint64_t) dev->n_sms
-           ? plain_tile_launch<F, 128, 128, 64>(dev, p)
+           ? plain_tile_launch<F, 128, 128, F::PROMOTE ? 32 : 64>(dev, p)
            : plain_tile_launch<F, 64, 64, 32>(dev, p);
 }
 

@@ -1,0 +1,663 @@
+/*
+ * test_cuda_gemm_f.cpp: linears of bf16, f16, W4A16, fp8 and W8A8 against
+ * sums in double precision over the packed values, which the test makes from
+ * its own copy of the layouts' definition.
+ *
+ * Error allowed of y[i, o], with S = sum_k |a w| (W4A16: S = sum_k |a|
+ * (143 |scale| + |min|), since 128 + q is what is summed):
+ *     bf16, f16, W4A16   2^-17 S     f32 sums of a tensor core
+ *     fp8                2^-11 S     some add with 13 bits after the point
+ *     W8A8               none: bits equal the definition
+ *     W4A16 prefill      2^-8 S      weights rounded to bf16
+ * Decode kernels: equal bits for any number of rows.
+ */
+
+#include "gemm_f_test.h"
+#include "gemm_f.h"
+
+extern "C" {
+#include "ref/ref_dequant_k.h"
+}
+
+struct Case {
+    cu_family_e  family;
+    uint32_t     n_out, n_in, group;
+    bool         min;             /* W4A16: CU_N4M */
+};
+
+/* A matrix as packed, and its values. */
+struct Matrix {
+    cu_weight_t            w;
+    std::vector<uint8_t>   image;
+    std::vector<float>     v;       /* [n_out][n_in], without the scale */
+    std::vector<float>     scale;   /* [n_out], 1 where there is none */
+    std::vector<float>     mag;     /* what S sums, [n_out][n_in] */
+    GfBuf<uint8_t>       dev;
+};
+
+static float
+bf16(uint16_t h)
+{
+    const uint32_t  u = (uint32_t) h << 16;
+    float           f;
+
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static float
+round16(cu_family_e family, float x)
+{
+    return family == CU_F16 ? cpu_f16_to_f32(cpu_f32_to_f16(x))
+                            : bf16(cpu_f32_to_bf16(x));
+}
+
+static void
+make_plain(Matrix &m, const Case &c)
+{
+    std::vector<float>  x((size_t) c.n_out * c.n_in);
+    uint64_t            bytes;
+    int                 lossy;
+
+    for (float &f : x) {
+        f = gf_f32() * 0.1f;
+    }
+
+    if (cu_pack_f_plan(KERN_F32, c.n_out, c.n_in, c.family, &m.w, &bytes,
+                       &lossy) != INFER_OK)
+    {
+        ok(0, "plan");
+        return;
+    }
+
+    m.image.assign(bytes, 0xa5);
+    m.v.resize(x.size());
+    m.scale.assign(c.n_out, 1.0f);
+
+    for (uint32_t r = 0; r < c.n_out; r += CU_PACK_ROWS) {
+        const uint32_t  n = c.n_out - r < CU_PACK_ROWS ? c.n_out - r
+                                                       : CU_PACK_ROWS;
+
+        cu_pack_f_rows(&m.w, KERN_F32, m.image.data(), NULL,
+                       x.data() + (size_t) r * c.n_in, r, n);
+    }
+
+    for (uint32_t o = 0; o < c.n_out; o++) {
+        const float  *row = x.data() + (size_t) o * c.n_in;
+        float         max = 0;
+
+        for (uint32_t k = 0; k < c.n_in; k++) {
+            max = fmaxf(max, fabsf(row[k]));
+        }
+
+        if (c.family == CU_FP8 || c.family == CU_W8A8) {
+            m.scale[o] = max / (c.family == CU_FP8 ? 448.0f : 127.0f);
+        }
+
+        for (uint32_t k = 0; k < c.n_in; k++) {
+            const float  q = row[k] * (1.0f / m.scale[o]);
+
+            m.v[(size_t) o * c.n_in + k] =
+                c.family == CU_FP8 ? cu_e4m3_value(cu_e4m3(q))
+                : c.family == CU_W8A8 ? nearbyintf(q)
+                : round16(c.family, row[k]);
+        }
+    }
+
+    m.mag = m.v;
+}
+
+static void
+make_w4(Matrix &m, const Case &c)
+{
+    const uint32_t         groups = (c.n_in + c.group - 1) / c.group;
+    std::vector<uint8_t>   q((size_t) c.n_out * c.n_in);
+    std::vector<uint16_t>  s((size_t) c.n_out * groups), z(s.size());
+
+    memset(&m.w, 0, sizeof(m.w));
+    m.w.family = CU_W4A16;
+    m.w.form = c.min ? CU_N4M : CU_N4Z;
+    m.w.group = c.group;
+    m.w.n_out = c.n_out;
+    m.w.n_in = c.n_in;
+    m.image.assign(cu_pack_f_bytes(&m.w), 0xa5);
+    m.v.resize(q.size());
+    m.mag.resize(q.size());
+    m.scale.assign(c.n_out, 1.0f);
+
+    for (uint8_t &x : q) {
+        x = (uint8_t) gf_below(16);
+    }
+
+    for (size_t i = 0; i < s.size(); i++) {
+        s[i] = cpu_f32_to_f16(gf_f32() * 0.02f);
+        z[i] = cpu_f32_to_f16(gf_f32() * 0.1f);
+    }
+
+    for (uint32_t r = 0; r < c.n_out; r += CU_PACK_ROWS) {
+        const uint32_t  n = c.n_out - r < CU_PACK_ROWS ? c.n_out - r
+                                                       : CU_PACK_ROWS;
+
+        cu_pack_w4_rows(&m.w, m.image.data(), q.data() + (size_t) r * c.n_in,
+                        s.data() + (size_t) r * groups,
+                        c.min ? z.data() + (size_t) r * groups : NULL, r, n);
+    }
+
+    for (uint32_t o = 0; o < c.n_out; o++) {
+        for (uint32_t k = 0; k < c.n_in; k++) {
+            const size_t  i = (size_t) o * c.n_in + k;
+            const size_t  g = (size_t) o * groups + k / c.group;
+            const float   d = cpu_f16_to_f32(s[g]);
+            const float   b = c.min ? cpu_f16_to_f32(z[g]) : -8 * d;
+
+            m.v[i] = (float) ((double) d * q[i] + b);
+            m.mag[i] = 143 * fabsf(d) + fabsf(b);
+        }
+    }
+}
+
+static void
+make(Matrix &m, const Case &c)
+{
+    if (c.family == CU_W4A16) {
+        make_w4(m, c);
+    } else {
+        make_plain(m, c);
+    }
+
+    m.dev.alloc(m.image.size());
+    m.dev.up(m.image.data());
+    cu_pack_f_place(&m.w, m.dev.p);
+}
+
+/* Activations of n rows, on both sides. */
+struct Acts {
+    std::vector<float>  v;          /* [n][n_in], without the scale */
+    std::vector<float>  row;        /* [n] */
+    GfBuf<uint8_t>    dev;
+    GfBuf<float>      dev_row;
+    cu_acts_t           a;
+};
+
+static void
+make_acts(Acts &x, cu_family_e family, uint32_t n, uint32_t n_in)
+{
+    const size_t          count = (size_t) n * n_in;
+    const bool            half = family == CU_BF16 || family == CU_F16
+                                 || family == CU_W4A16;
+    std::vector<uint8_t>  raw(count * (half ? 2 : 1));
+
+    x.v.resize(count);
+    x.row.assign(n, 1.0f);
+
+    for (size_t i = 0; i < count; i++) {
+        const float  f = gf_f32();
+
+        if (half) {
+            const uint16_t  h = family == CU_F16 ? cpu_f32_to_f16(f)
+                                                 : cpu_f32_to_bf16(f);
+
+            memcpy(&raw[2 * i], &h, 2);
+            x.v[i] = round16(family, f);
+
+        } else if (family == CU_FP8) {
+            raw[i] = cu_e4m3(f * 448.0f);
+            x.v[i] = cu_e4m3_value(raw[i]);
+
+        } else {
+            x.v[i] = nearbyintf(f * 127.0f);
+            raw[i] = (uint8_t) (int8_t) x.v[i];
+        }
+    }
+
+    if (!half) {
+        for (float &f : x.row) {
+            f = 0.001f + 0.01f * fabsf(gf_f32());
+        }
+    }
+
+    x.dev.alloc(raw.size());
+    x.dev.up(raw.data());
+    x.dev_row.alloc(n);
+    x.dev_row.up(x.row.data());
+    memset(&x.a, 0, sizeof(x.a));
+    x.a.q = (int8_t *) x.dev.p;
+    x.a.h = (uint16_t *) (void *) x.dev.p;
+    x.a.f8 = x.dev.p;
+    x.a.row = x.dev_row.p;
+    x.a.n_in = n_in;
+}
+
+static double
+tolerance(cu_family_e family, uint32_t n, bool plain)
+{
+    return family == CU_FP8 ? ldexp(1, -11)
+           : family == CU_W4A16 && n > CU_F_W4_PLAIN && plain ? ldexp(1, -8)
+           : ldexp(1, -17);
+}
+
+/* Rows of y [n, ld] at column col against the matrix; the worst error in
+ * units of S. W8A8: 0 or, where bits differ, 1. */
+static double
+worst(const Matrix &m, const Acts &x, uint32_t n, const float *y, uint32_t ld,
+    uint32_t col, const float *before)
+{
+    double  bad = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t o = 0; o < m.w.n_out; o++) {
+            const float  *a = x.v.data() + (size_t) i * m.w.n_in;
+            const size_t  at = (size_t) o * m.w.n_in;
+            const float   got = y[(size_t) i * ld + col + o];
+            const float   old = before == NULL ? 0
+                                : before[(size_t) i * ld + col + o];
+            const double  f = (double) x.row[i] * m.scale[o];
+            double        sum = 0, mag = 0;
+
+            for (uint32_t k = 0; k < m.w.n_in; k++) {
+                sum += (double) a[k] * m.v[at + k];
+                mag += fabs(a[k]) * fabs(m.mag[at + k]);
+            }
+
+            if (m.w.family == CU_W8A8) {
+                const float  s = x.row[i] * m.scale[o];
+                const float  want = (float) sum * s;
+                const float  all = before == NULL ? want : old + want;
+
+                bad = memcmp(&got, &all, 4) == 0 ? bad : 1;
+                continue;
+            }
+
+            mag = mag * fabs(f) + fabs(old) + 1e-30;
+            bad = fmax(bad, isfinite(got) ? fabs(got - (sum * f + old)) / mag
+                                          : 1e9);
+        }
+    }
+
+    return bad;
+}
+
+static const char *
+name(const Case &c)
+{
+    static const char  *const  names[] = { "q8", "bf16", "f16", "W4A16",
+                                           "fp8", "W8A8" };
+
+    return c.family == CU_W4A16 && c.min ? "W4A16 min" : names[c.family];
+}
+
+/* One matrix, many row counts: values, canaries, bits of decode. */
+static void
+linear(const cu_dev_t &dev, const Case &c, const std::vector<uint32_t> &rows,
+    bool add)
+{
+    const uint32_t  ld = c.n_out + 3;
+    uint32_t        most = 0;
+    Matrix          m;
+    Acts            x;
+    double          bad = 0;
+    bool            same = true, clean = true;
+
+    for (uint32_t n : rows) {
+        most = n > most ? n : most;
+    }
+
+    make(m, c);
+    make_acts(x, c.family, most, c.n_in);
+
+    std::vector<float>  first, before((size_t) most * ld);
+
+    for (float &f : before) {
+        f = gf_f32();
+    }
+
+    for (uint32_t n : rows) {
+        const size_t        count = (size_t) n * ld;
+        GfBuf<float>      y;
+        cu_linear_t         l = {};
+        std::vector<float>  got(count);
+
+        y.alloc(count);
+        y.up(before.data());
+        l.w[0] = &m.w;
+        l.y = y.p;
+        l.ldy = ld;
+        l.add = add;
+
+        if (cu_linear_f(&dev, &l, &x.a, n) != INFER_OK
+            || !gf_sync(&dev))
+        {
+            ok(0, "%s launch of %u rows", name(c), n);
+            return;
+        }
+
+        y.down(got.data());
+        clean = clean && y.clean();
+
+        for (uint32_t i = 0; i < n; i++) {
+            for (uint32_t k = c.n_out; k < ld; k++) {
+                clean = clean && got[(size_t) i * ld + k]
+                                 == before[(size_t) i * ld + k];
+            }
+        }
+
+        bad = fmax(bad, worst(m, x, n, got.data(), ld, 0,
+                              add ? before.data() : NULL)
+                        / tolerance(c.family, n, dev.work != NULL));
+
+        if (n <= CU_F_DECODE) {
+            const size_t  both = first.size() < count ? first.size() : count;
+
+            same = same && memcmp(first.data(), got.data(),
+                                  both * sizeof(float)) == 0;
+
+            if (first.size() < count) {
+                first.swap(got);
+            }
+        }
+    }
+
+    ok(bad <= (c.family == CU_W8A8 ? 0 : 1) && same && clean,
+       "%s %ux%u%s: error %.3f of what is allowed%s%s", name(c), c.n_out,
+       c.n_in, add ? " added" : "", bad, same ? "" : ", bits differ",
+       clean ? "" : ", wrote outside");
+}
+
+/* Three matrices in one launch, as q, k and v. */
+static void
+three(const cu_dev_t &dev, cu_family_e family, uint32_t n)
+{
+    const Case          c[3] = { { family, 33, 96, 32, true },
+                                 { family, 16, 96, 32, true },
+                                 { family, 1, 96, 32, true } };
+    const uint32_t      ld = 33 + 16 + 1;
+    Matrix              m[3];
+    Acts                x;
+    GfBuf<float>        y;
+    std::vector<float>  got((size_t) n * ld);
+    cu_linear_t         l = {};
+    double              bad = 0;
+    uint32_t            col = 0;
+
+    for (int i = 0; i < 3; i++) {
+        make(m[i], c[i]);
+        l.w[i] = &m[i].w;
+    }
+
+    make_acts(x, family, n, 96);
+    y.alloc(got.size());
+    l.y = y.p;
+    l.ldy = ld;
+
+    const bool  ran = cu_linear_f(&dev, &l, &x.a, n) == INFER_OK
+                      && gf_sync(&dev);
+
+    y.down(got.data());
+
+    for (int i = 0; i < 3; i++) {
+        bad = fmax(bad, worst(m[i], x, n, got.data(), ld, col, NULL)
+                        / tolerance(family, n, dev.work != NULL));
+        col += m[i].w.n_out;
+    }
+
+    ok(ran && y.clean() && bad <= (family == CU_W8A8 ? 0 : 1),
+       "%s three matrices, %u rows: error %.3f of what is allowed",
+       name(c[0]), n, bad);
+}
+
+/* silu(gate) * up fused: against the two linears of the same rows, whose
+ * bits the fused sums have; so only exp and rounding to 16 bits differ, f16
+ * in steps of 2^-24 below its normal values. */
+static void
+gate_up(const cu_dev_t &dev, const Case &c, uint32_t n)
+{
+    const bool             f16 = c.family == CU_F16;
+    const uint32_t         want = 1u << (f16 ? CU_F16 : CU_BF16);
+    const size_t           count = (size_t) n * c.n_out;
+    Matrix                 gate, up;
+    Acts                   x;
+    GfBuf<uint16_t>        h;
+    GfBuf<float>           y;
+    std::vector<uint16_t>  got(count);
+    std::vector<float>     sums(2 * count);
+    cu_acts_t              out = {};
+    cu_linear_t            l = {};
+    double                 bad = 0;
+
+    make(gate, c);
+    make(up, c);
+    make_acts(x, c.family, n, c.n_in);
+    h.alloc(count);
+    y.alloc(2 * count);
+    out.h = h.p;
+    l.w[0] = &gate.w;
+    l.w[1] = &up.w;
+    l.y = y.p;
+    l.ldy = 2 * c.n_out;
+
+    const bool  ran = cu_gate_up_f_fuses(&gate.w, &up.w, n, want)
+                      && cu_gate_up_f(&dev, &gate.w, &up.w, &x.a, n, want,
+                                      &out) == INFER_OK
+                      && cu_linear_f(&dev, &l, &x.a, n) == INFER_OK
+                      && gf_sync(&dev);
+
+    h.down(got.data());
+    y.down(sums.data());
+
+    for (size_t i = 0; i < count; i++) {
+        const float   *s = &sums[i / c.n_out * 2 * c.n_out + i % c.n_out];
+        const double   ref = s[0] / (1 + exp(-(double) s[0])) * s[c.n_out];
+        const float    v = f16 ? cpu_f16_to_f32(got[i]) : bf16(got[i]);
+
+        bad = fmax(bad, fabs(v - ref) / (fabs(ref) + 6.2e-5));
+    }
+
+    ok(ran && h.clean() && bad <= (f16 ? ldexp(1, -10) : ldexp(1, -7)),
+       "%s gate and up %ux%u, %u rows: relative error %.1e", name(c), c.n_out,
+       c.n_in, n, bad);
+}
+
+/* GGUF blocks to W4A16: the values of kern_dequant_ref(). */
+static void
+from_gguf(const cu_dev_t &dev, uint32_t type)
+{
+    const uint32_t        n_out = 19, n_in = 512, n = 3;
+    uint32_t              values, block;
+    uint64_t              bytes;
+    int                   lossy;
+    Matrix                m;
+    Acts                  x;
+    GfBuf<float>          y;
+    std::vector<float>    got((size_t) n * n_out);
+    cu_linear_t           l = {};
+
+    kern_type_layout(type, &values, &block);
+
+    std::vector<uint8_t>  raw((size_t) n_out * (n_in / values) * block);
+
+    for (uint8_t &b : raw) {
+        b = (uint8_t) gf_below(256);
+    }
+
+    for (size_t i = 0; i < raw.size(); i += block) {
+        for (uint32_t k = 0; k < (type == KERN_Q4_0 ? 2u : 4u); k += 2) {
+            const uint16_t  s = cpu_f32_to_f16(gf_f32() * 0.01f);
+
+            memcpy(&raw[i + k], &s, 2);
+        }
+    }
+
+    const int  rc = cu_pack_f_plan(type, n_out, n_in, CU_W4A16, &m.w, &bytes,
+                                   &lossy);
+
+    m.image.assign(bytes, 0xa5);
+    cu_pack_f_rows(&m.w, type, m.image.data(), raw.data(), NULL, 0, n_out);
+    m.v.resize((size_t) n_out * n_in);
+    (void) kern_dequant_ref(m.v.data(), type, raw.data(), m.v.size());
+    m.scale.assign(n_out, 1.0f);
+    m.mag.assign(m.v.size(), 0);
+
+    for (size_t i = 0; i < m.mag.size(); i++) {
+        ref_block_t  b;
+        const size_t k = i % values / 32;
+
+        (void) kern_unpack_ref(&b, type, raw.data() + i / values * block);
+        m.mag[i] = 143 * fabsf(b.d * b.scale[k]) + fabsf(b.dmin * b.min[k]);
+    }
+
+    m.dev.alloc(bytes);
+    m.dev.up(m.image.data());
+    cu_pack_f_place(&m.w, m.dev.p);
+    make_acts(x, CU_W4A16, n, n_in);
+    y.alloc(got.size());
+    l.w[0] = &m.w;
+    l.y = y.p;
+    l.ldy = n_out;
+
+    const bool  ran = cu_linear_f(&dev, &l, &x.a, n) == INFER_OK
+                      && gf_sync(&dev);
+
+    y.down(got.data());
+
+    /* Q4_K: scales are rounded to f16 */
+    const double  tol = ldexp(1, lossy ? -11 : -17);
+    const double  bad = worst(m, x, n, got.data(), n_out, 0, NULL) / tol;
+
+    ok(rc == INFER_OK && ran && bad <= 1 && lossy == (type == KERN_Q4_K),
+       "%s as W4A16: error %.3f of what is allowed", kern_type_name(type), bad);
+}
+
+/* Every code and the midpoints between neighbours, host against definition. */
+static void
+e4m3(void)
+{
+    bool  good = true;
+
+    for (int i = 0; i < 0x7e; i++) {
+        const float  a = cu_e4m3_value((uint8_t) i);
+        const float  b = cu_e4m3_value((uint8_t) (i + 1)), mid = (a + b) / 2;
+        const int    even = i % 2 == 0 ? i : i + 1;
+
+        good = good && a < b && cu_e4m3(a) == i && cu_e4m3(-a) == (i | 0x80)
+               && cu_e4m3(mid) == even
+               && cu_e4m3(nextafterf(mid, a)) == i
+               && cu_e4m3(nextafterf(mid, b)) == i + 1;
+    }
+
+    ok(good && cu_e4m3_value(0x7e) == 448 && cu_e4m3(1e9f) == 0x7e
+       && cu_e4m3(-449) == 0xfe && isnan(cu_e4m3_value(0x7f))
+       && (cu_e4m3(NAN) & 0x7f) == 0x7f, "e4m3: codes and ties");
+}
+
+static void
+plans(void)
+{
+    cu_weight_t  w;
+    uint64_t     bytes;
+    int          lossy;
+    infer_err_t  err;
+
+    ok(cu_pack_f_plan(KERN_BF16, 3, 64, CU_BF16, &w, &bytes, &lossy)
+       == INFER_OK && !lossy && bytes == 16 * 128, "bf16 as it is");
+    ok(cu_pack_f_plan(KERN_F16, 3, 64, CU_BF16, &w, &bytes, &lossy)
+       == INFER_OK && lossy, "f16 to bf16 loses bits");
+    ok(cu_pack_f_plan(KERN_Q6_K, 3, 256, CU_W4A16, &w, &bytes, &lossy)
+       == INFER_UNSUPPORTED, "Q6_K is not 4 bits");
+    ok(cu_pack_f_plan(KERN_F32, 3, 40, CU_FP8, &w, &bytes, &lossy)
+       == INFER_UNSUPPORTED, "40 columns are not whole blocks");
+    (void) cu_pack_f_plan(KERN_F32, 3, 64, CU_FP8, &w, &bytes, &lossy);
+    ok(cu_linear_f_supports(&w, 86, &err) == INFER_UNSUPPORTED
+       && strstr(err.text, "8.6") != NULL
+       && cu_linear_f_supports(&w, 89, &err) == INFER_OK, "fp8 from 8.9 on");
+}
+
+static void
+family(const cu_dev_t &dev, cu_family_e f, bool min)
+{
+    const std::vector<uint32_t>  all = { 1, 2, 7, 8, 9, 16, 17, 33, 64, 65,
+                                         129 };
+    const uint32_t  outs[] = { 1, 15, 16, 17, 63, 64, 65 };
+    const uint32_t  ins[] = { 32, 64, 96, 256, 576 };
+
+    linear(dev, { f, 48, 96, 32, min }, all, false);
+    linear(dev, { f, 17, 256, 32, min }, { 64, 1, 8, 17, 33, 65 }, true);
+
+    for (uint32_t o : outs) {
+        linear(dev, { f, o, 64, 32, min }, { 1, 9, 17, 64, 65 }, false);
+    }
+
+    for (uint32_t k : ins) {
+        linear(dev, { f, 31, k, 32, min }, { 7, 16, 64, 129 }, false);
+    }
+
+    for (uint32_t n : { 1u, 9u, 33u, 65u }) {
+        three(dev, f, n);
+    }
+
+    for (uint32_t n : { 1u, 9u, 17u, 64u }) {
+        gate_up(dev, { f, 33, 96, 32, min }, n);
+    }
+
+    if (f == CU_W4A16) {
+        for (uint32_t g : { 64u, 128u }) {
+            for (uint32_t k : { 96u, 256u, 576u }) {
+                linear(dev, { f, 17, k, g, min }, { 1, 17, 65 }, false);
+            }
+        }
+    }
+}
+
+int
+main(int argc, char **argv)
+{
+    cu_dev_t        dev;
+    GfBuf<uint8_t> *work = new GfBuf<uint8_t>;
+
+    if (!gf_open(&dev)) {
+        return 77;
+    }
+
+    gf_seed(argc, argv);
+    e4m3();
+    plans();
+
+    for (int s = 0; s < GF_SCHEDULES; s++) {
+        gf_schedule(s);
+
+        for (int f = CU_BF16; f < CU_N_FAMILIES; f++) {
+            if (f == CU_FP8 && dev.cc < 89) {
+                diag("no fp8 before compute capability 8.9");
+                continue;
+            }
+
+            family(dev, (cu_family_e) f, false);
+
+            if (f == CU_W4A16) {
+                family(dev, CU_W4A16, true);
+            }
+        }
+
+        for (uint32_t type : { KERN_Q4_0, KERN_Q4_1, KERN_Q4_K }) {
+            from_gguf(dev, type);
+        }
+
+        /* many rows: W4A16 by way of a plain copy */
+        work->alloc(1 << 20);
+        dev.work = work->p;
+        dev.work_bytes = work->n;
+        linear(dev, { CU_W4A16, 17, 96, 32, true }, { CU_F_W4_PLAIN + 1 },
+               false);
+        linear(dev, { CU_W4A16, 65, 64, 64, false }, { CU_F_W4_PLAIN + 7 },
+               true);
+        ok(work->clean(), "no more scratch than promised");
+        dev.work = NULL;
+        dev.work_bytes = 0;
+        delete work;
+        work = new GfBuf<uint8_t>;
+    }
+
+    delete work;
+    gf_close(&dev);
+    gf_end();
+    return tap_done();
+}
