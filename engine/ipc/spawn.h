@@ -28,7 +28,7 @@ enum {
     INFER_EXIT_FAILED = 1,       /* could not start: see its log */
     INFER_EXIT_BUILD = 3,        /* other build id or bus version */
     INFER_EXIT_TAKEN = 4,        /* another engine holds the byte lock */
-    INFER_EXIT_DEVICE = 5,       /* sticky device error */
+    INFER_EXIT_DEVICE = 5,       /* no such device, or a sticky error of it */
     INFER_EXIT_CORRUPT = 6       /* the bus is damaged */
 };
 
@@ -47,7 +47,7 @@ typedef struct {
  *   file=FD  image=FD (an empty memfd to be filled)  template=FD|-1
  *   name=NAME device=cpu isa=auto threads=N
  *   context=N sequences=N batch_tokens=N kv_bytes=N   (0: choose)
- *   kv_type=f16|bf16|q8
+ *   kv_type=f16|bf16|q8|fp8  precision=q8|bf16|f16|w4a16|fp8|w8a8
  * Runs with the workers' privileges, reads the file, fills the image and
  * prints one line on stdout:
  *   ok context=N sequences=N batch_tokens=N n_pages=N page_bytes=N vocab=N

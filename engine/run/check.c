@@ -21,10 +21,12 @@
 #define CHECK_MAX_BATCH     65536
 #define CHECK_SEQ_TOKENS    2048      /* KV chosen for each sequence */
 #define CHECK_MAX_TEMPLATE  (1u << 20)
+#define CHECK_MAX_ROPE      256       /* as the kernels' heads */
 
 typedef struct {
     int                  file, image, template;
-    const char          *name, *device, *isa, *kv_type;
+    const char          *name, *device, *isa, *kv_type, *precision;
+    int                  own_memory;        /* the device's, not ours */
     uint64_t             threads;
     uint64_t             context, sequences, batch_tokens, kv_bytes;
     uint64_t             page_bytes, n_pages, memory;
@@ -67,6 +69,7 @@ check_word(check_t *c, const char *word, infer_err_t *err)
         { "device", &c->device, NULL, NULL },
         { "isa", &c->isa, NULL, NULL },
         { "kv_type", &c->kv_type, NULL, NULL },
+        { "precision", &c->precision, NULL, NULL },
         { "threads", NULL, &c->threads, NULL },
         { "context", NULL, &c->context, NULL },
         { "sequences", NULL, &c->sequences, NULL },
@@ -237,13 +240,106 @@ check_kv(check_t *c, int context_given, infer_err_t *err)
     return INFER_OK;
 }
 
-/* Whether the kernels can serve this shape at all; they say so at open. */
+/* Pages in the memory of a device that is not touched here: as many as can
+ * ever be used, unless kv_cache says less. The engine takes what there is. */
 static int
-check_kernels(check_t *c, infer_err_t *err)
+check_kv_device(check_t *c, infer_err_t *err)
 {
-    int                rc, kv_type = kern_kv_type(c->kv_type);
-    float             *freq;
-    kern_ctx_t        *ctx;
+    uint64_t  whole;
+
+    whole = (c->context + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
+    c->n_pages = whole * c->sequences;
+
+    if (c->kv_bytes != 0) {
+        if (c->kv_bytes / c->page_bytes < whole) {
+            return infer_err(err, INFER_INVALID,
+                             "context of %llu tokens needs %llu bytes of KV "
+                             "cache, but there are only %llu",
+                             (unsigned long long) c->context,
+                             (unsigned long long) (whole * c->page_bytes),
+                             (unsigned long long) c->kv_bytes);
+        }
+        c->n_pages = c->kv_bytes / c->page_bytes;
+    }
+
+    if (c->n_pages > 1u << 28) {
+        c->n_pages = 1u << 28;
+    }
+
+    return INFER_OK;
+}
+
+/* The shape as open() and supports() take it, with placeholders for what is
+ * not known yet; opens and closes where a device is only memory of ours. */
+static int
+check_shape(check_t *c, const kern_ops_t *ops, kern_shape_t *shape,
+    infer_err_t *err)
+{
+    int          rc;
+    float        freq[CHECK_MAX_ROPE / 2] = { 0 };
+    kern_ctx_t  *ctx;
+
+    if (c->info.rope_dim > CHECK_MAX_ROPE) {
+        return infer_err(err, INFER_UNSUPPORTED,
+                         "rotation of %u values cannot be served",
+                         c->info.rope_dim);
+    }
+
+    shape->rope_inv_freq = freq;
+    if (ops->supports != NULL) {
+        return ops->supports(shape, err);
+    }
+
+    rc = ops->open(&ctx, ops, shape, err);
+    if (rc == INFER_OK) {
+        ops->close(ctx);
+    }
+
+    return rc;
+}
+
+/* What the device cannot do, whatever the model. */
+static int
+check_device(check_t *c, const kern_ops_t *ops, kern_shape_t *shape,
+    infer_err_t *err)
+{
+    int  kv_type = kern_kv_type(c->kv_type);
+    int  precision = kern_prec(c->precision);
+
+    if (kv_type < 0) {
+        return infer_err(err, INFER_INVALID, "unknown KV type \"%s\"",
+                         c->kv_type);
+    }
+
+    if (precision < 0) {
+        return infer_err(err, INFER_INVALID, "unknown precision \"%s\"",
+                         c->precision);
+    }
+
+    c->own_memory = ops->n_pages != NULL;
+    if (!c->own_memory && kv_type >= KERN_N_CPU_KV) {
+        return infer_err(err, INFER_UNSUPPORTED,
+                         "KV type \"%s\" needs \"device cuda\"", c->kv_type);
+    }
+
+    if (!c->own_memory && precision != KERN_PREC_Q8) {
+        return infer_err(err, INFER_UNSUPPORTED,
+                         "precision \"%s\" needs \"device cuda\"",
+                         c->precision);
+    }
+
+    shape->kv_type = (uint32_t) kv_type;
+    shape->precision = (uint32_t) precision;
+
+    return INFER_OK;
+}
+
+/* Whether the kernels can serve this shape at all; no device is touched. */
+static int
+check_kernels(check_t *c, const infer_gguf_t *gguf, infer_err_t *err)
+{
+    int                rc;
+    kern_tensor_t     *tensor;
     const kern_ops_t  *ops;
     kern_shape_t       shape = {
         .n_layers = c->info.n_layers, .dim = c->info.dim,
@@ -262,33 +358,24 @@ check_kernels(check_t *c, infer_err_t *err)
                          KERN_MAX_THREADS);
     }
 
-    if (kv_type < 0) {
-        return infer_err(err, INFER_INVALID, "unknown KV type \"%s\"",
-                         c->kv_type);
-    }
-
     ops = kern_init(c->device, c->isa, err);
     if (ops == NULL) {
         return INFER_UNSUPPORTED;
     }
 
-    shape.kv_type = (uint32_t) kv_type;
-    freq = calloc((size_t) c->info.rope_dim / 2 + 1, sizeof(freq[0]));
-    if (freq == NULL) {
-        return infer_err(err, INFER_NOMEM, "no memory");
-    }
-
-    shape.rope_inv_freq = freq;
-    rc = ops->open(&ctx, ops, &shape, err);
-    free(freq);
-    if (rc != INFER_OK) {
+    if ((rc = check_device(c, ops, &shape, err)) != INFER_OK
+        || (rc = infer_model_tensors(gguf, &c->info, &tensor,
+                                     &shape.n_tensors, err)) != INFER_OK)
+    {
         return rc;
     }
 
-    ops->close(ctx);
+    shape.tensor = tensor;
+    rc = check_shape(c, ops, &shape, err);
+    free(tensor);
     c->page_bytes = ops->kv_page_bytes(&shape);
 
-    return INFER_OK;
+    return rc;
 }
 
 /* ---- the text image ---- */
@@ -427,9 +514,11 @@ check_run(check_t *c, int argc, char **argv, infer_err_t *err)
     }
 
     if ((rc = infer_model_inspect(gguf, &c->info, err)) == INFER_OK
-        && (rc = check_kernels(c, err)) == INFER_OK
+        && (rc = check_kernels(c, gguf, err)) == INFER_OK
         && (rc = check_sizes(c, err)) == INFER_OK
-        && (rc = check_kv(c, context_given, err)) == INFER_OK)
+        && (rc = c->own_memory ? check_kv_device(c, err)
+                               : check_kv(c, context_given, err))
+           == INFER_OK)
     {
         rc = check_text(c, gguf, &has_template, err);
     }
@@ -468,6 +557,7 @@ infer_check(int argc, char **argv)
     c.device = "cpu";
     c.isa = "auto";
     c.kv_type = "f16";
+    c.precision = "q8";
 
     if (check_run(&c, argc, argv, &err) == INFER_OK
         && fflush(stdout) == 0)

@@ -73,6 +73,7 @@ typedef struct {
     uint64_t              sweep_us;        /* last sweep */
     uint64_t              alone_us;        /* since when no worker is there */
     uint64_t              idle_us;         /* retired, since when no work */
+    uint64_t              health_us;       /* devices last looked at */
     uint64_t              rate_us;         /* tokens_per_s: window */
     uint64_t              rate_tokens;
     double                rate;
@@ -101,6 +102,11 @@ void infer_engine_unload(infer_engine_t *e, uint32_t i);
 /* One batch of model m. 1: something ran; 0: nothing to do; DEVICE: the
  * backend is broken for good. */
 int infer_engine_step(infer_engine_t *e, infer_engine_model_t *m);
+
+/* ---- health.c ---- */
+
+/* About once a second: what the devices say about themselves. */
+void infer_engine_health(infer_engine_t *e);
 
 /* ---- engine.c ---- */
 

@@ -46,7 +46,8 @@ infer_engine_sizes(infer_engine_t *e, infer_err_t *err)
         if (m->context == 0 || m->max_seqs == 0 || m->batch_tokens == 0
             || m->n_pages == 0 || m->max_seqs > INFER_MAX_SLOTS
             || m->batch_tokens > 1u << 16 || m->context > 1u << 28
-            || m->n_pages > 1u << 28 || bm->kv_type >= KERN_N_KV_TYPES)
+            || m->n_pages > 1u << 28 || bm->kv_type >= KERN_N_KV_TYPES
+            || bm->precision >= KERN_N_PRECS || bm->gpu_permille > 1000)
         {
             return infer_err(err, INFER_CORRUPT,
                              "a size of model \"%s\" is out of range",
@@ -243,7 +244,9 @@ load_weights(infer_engine_t *e, uint32_t i, infer_err_t *err)
         .context = m->context, .max_rows = m->batch_tokens,
         .max_outs = m->max_seqs, .max_seqs = m->max_seqs,
         .n_pages = m->n_pages, .kv_type = e->bus.model[i].kv_type,
-        .n_threads = e->n_threads,
+        .n_threads = e->n_threads, .precision = e->bus.model[i].precision,
+        .gpu_bytes = e->bus.model[i].gpu_bytes,
+        .gpu_fraction = (float) e->bus.model[i].gpu_permille / 1000,
         .cpus = e->n_cpus >= e->n_threads ? e->cpus : NULL,
         .progress = load_progress, .progress_arg = &arg,
         .cancelled = load_cancelled
@@ -257,6 +260,7 @@ load_weights(infer_engine_t *e, uint32_t i, infer_err_t *err)
     if (ops == NULL) {
         return INFER_UNSUPPORTED;
     }
+    conf.device = (uint32_t) kern_device(device[0] ? device : "cpu");
 
     rc = infer_gguf_open(&gguf, m->file_fd, err);
     if (rc != INFER_OK) {
@@ -270,6 +274,8 @@ load_weights(infer_engine_t *e, uint32_t i, infer_err_t *err)
     }
 
     m->vocab = infer_model_info(m->model)->vocab;
+    m->n_pages = infer_model_pages(m->model);
+    atomic_store(&e->bus.model[i].pages_total, m->n_pages);
     atomic_store(&e->bus.hdr->numerics, kern_numerics(ops, conf.kv_type));
     infer_engine_log(e, INFER_LOG_NOTICE,
                      "infer model \"%s\" loaded: %s, %u threads, context %u, "

@@ -644,7 +644,13 @@ test_check(void)
           "1000000000000000 bytes does not fit the memory" },
         { "threads=1000", "name=x", "1000 threads are more than the 256 that "
           "are possible" },
-        { "device=abacus", "name=x", "device \"abacus\"" },
+        { "device=abacus", "name=x", "unknown device \"abacus\"" },
+        { "device=cuda:", "name=x", "unknown device \"cuda:\"" },
+        { "device=cuda:x", "name=x", "unknown device \"cuda:x\"" },
+        { "precision=q9", "name=x", "unknown precision \"q9\"" },
+        { "precision=fp8", "name=x", "precision \"fp8\" needs \"device "
+          "cuda\"" },
+        { "kv_type=fp8", "name=x", "KV type \"fp8\" needs \"device cuda\"" },
         { "kv_type=q9", "name=x", "unknown KV type \"q9\"" },
         { "isa=abacus", "name=x", "unknown instruction set \"abacus\"" },
         { "context=-5", "name=x", "bad argument \"context=-5\"" },
