@@ -1,12 +1,60 @@
 /*
- * gemm_f.c: which kernel a linear of the float families gets: decode kernels
- * for few rows, cublasLt for many where it is there, else own tiles.
+ * gemm_f.c: sizes of a packed matrix of the float families, and which kernel
+ * a linear gets: decode kernels for few rows, cublasLt for many where it is
+ * there, else own tiles.
  */
 
 #include <string.h>
 
 #include "blas.h"
 #include "gemm_f.h"
+
+
+static uint64_t
+gemm_f_round(uint64_t n)
+{
+    return (n + 255) & ~(uint64_t) 255;
+}
+
+
+uint64_t
+cu_pack_f_data(const cu_weight_t *w)
+{
+    uint64_t  tiles = (w->n_out + CU_F_TILE - 1) / CU_F_TILE;
+
+    if (w->family == CU_W4A16) {
+        return gemm_f_round(tiles * ((w->n_in + 63) / 64) * 512);
+    }
+
+    return gemm_f_round(tiles * CU_F_TILE * cu_f_pitch(w->family, w->n_in));
+}
+
+
+uint64_t
+cu_pack_f_bytes(const cu_weight_t *w)
+{
+    uint64_t  tiles = (w->n_out + CU_F_TILE - 1) / CU_F_TILE, scale = 0;
+
+    if (w->family == CU_W4A16) {
+        scale = tiles * ((w->n_in + w->group - 1) / w->group) * CU_F_TILE
+                * (w->form == CU_N4M ? 4 : 2);
+
+    } else if (w->family == CU_FP8 || w->family == CU_W8A8) {
+        scale = (uint64_t) w->n_out * sizeof(float);
+    }
+
+    return cu_pack_f_data(w) + gemm_f_round(scale);
+}
+
+
+void
+cu_pack_f_place(cu_weight_t *w, uint8_t *device)
+{
+    w->data = device;
+    w->scale = w->family == CU_BF16 || w->family == CU_F16
+               ? NULL : device + cu_pack_f_data(w);
+    w->min = NULL;
+}
 
 
 /* Arguments that do not depend on the matrices. */
@@ -78,6 +126,14 @@ gemm_f_decode(const cu_dev_t *dev, const cu_weight_t *w, cu_f_args_t *p)
 }
 
 
+/* Bytes of a plain bf16 copy. */
+static size_t
+gemm_f_plain(const cu_weight_t *w)
+{
+    return gemm_f_round((uint64_t) w->n_out * cu_f_pitch(CU_BF16, w->n_in));
+}
+
+
 /* One matrix, more than CU_F_DECODE rows. */
 static int
 gemm_f_prefill(const cu_dev_t *dev, const cu_weight_t *w, cu_f_args_t *p)
@@ -88,8 +144,7 @@ gemm_f_prefill(const cu_dev_t *dev, const cu_weight_t *w, cu_f_args_t *p)
     int          rc;
 
     if (family == CU_W4A16) {
-        size_t  plain = ((size_t) w->n_out * cu_f_pitch(CU_BF16, w->n_in)
-                         + 255) & ~(size_t) 255;
+        size_t  plain = gemm_f_plain(w);
 
         if (p->n <= CU_F_W4_PLAIN || left < plain) {
             return cu_w4_decode(dev, p, w->form);
@@ -233,8 +288,7 @@ cu_linear_f_work(const cu_weight_t *w, uint32_t n)
             return 0;
         }
 
-        plain = ((size_t) w->n_out * cu_f_pitch(CU_BF16, w->n_in) + 255)
-                & ~(size_t) 255;
+        plain = gemm_f_plain(w);
     }
 
     return plain + cu_blas_scratch(w, n) + CU_BLAS_WORK;

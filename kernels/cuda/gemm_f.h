@@ -73,17 +73,17 @@ void cu_pack_f_rows(const cu_weight_t *w, uint32_t type, uint8_t *image,
  * or 128 and may leave a smaller last group. */
 void cu_pack_w4_rows(const cu_weight_t *w, uint8_t *image, const uint8_t *q,
     const uint16_t *scale, const uint16_t *min, uint32_t r0, uint32_t n);
+/* f32 to e4m3 (finite, saturating, ties to even) and back. */
+uint8_t cu_e4m3(float x);
+float cu_e4m3_value(uint8_t x);
+
+/* ---- sizes and launchers: gemm_f.c ---- */
+
 /* Bytes of data, and of data + scale, each rounded up to 256. */
 uint64_t cu_pack_f_data(const cu_weight_t *w);
 uint64_t cu_pack_f_bytes(const cu_weight_t *w);
 /* As cu_pack_place(). */
 void cu_pack_f_place(cu_weight_t *w, uint8_t *device);
-
-/* f32 to e4m3 (finite, saturating, ties to even) and back. */
-uint8_t cu_e4m3(float x);
-float cu_e4m3_value(uint8_t x);
-
-/* ---- launchers: gemm_f.c ---- */
 
 /* cu_linear() for matrices that are all of one family, not CU_Q8, and have
  * one n_in and one group. INFER_OK or INFER_DEVICE. */

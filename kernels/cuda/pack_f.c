@@ -12,7 +12,6 @@
 #include "ref/ref_dequant_k.h"
 
 #define E4M3_MAX   448.0f
-#define PACK_ALIGN 256u
 
 
 uint8_t
@@ -62,13 +61,6 @@ cu_e4m3_value(uint8_t x)
 }
 
 
-static uint64_t
-pack_round(uint64_t n)
-{
-    return (n + PACK_ALIGN - 1) & ~(uint64_t) (PACK_ALIGN - 1);
-}
-
-
 static uint32_t
 pack_tiles(const cu_weight_t *w)
 {
@@ -80,36 +72,6 @@ static uint32_t
 pack_groups(const cu_weight_t *w)
 {
     return (w->n_in + w->group - 1) / w->group;
-}
-
-
-uint64_t
-cu_pack_f_data(const cu_weight_t *w)
-{
-    uint64_t  tiles = pack_tiles(w);
-
-    if (w->family == CU_W4A16) {
-        return pack_round(tiles * ((w->n_in + 63) / 64) * 512);
-    }
-
-    return pack_round(tiles * CU_F_TILE * cu_f_pitch(w->family, w->n_in));
-}
-
-
-uint64_t
-cu_pack_f_bytes(const cu_weight_t *w)
-{
-    uint64_t  scale = 0;
-
-    if (w->family == CU_W4A16) {
-        scale = (uint64_t) pack_tiles(w) * pack_groups(w) * CU_F_TILE
-                * (w->form == CU_N4M ? 4 : 2);
-
-    } else if (w->family == CU_FP8 || w->family == CU_W8A8) {
-        scale = (uint64_t) w->n_out * sizeof(float);
-    }
-
-    return cu_pack_f_data(w) + pack_round(scale);
 }
 
 
@@ -161,16 +123,6 @@ cu_pack_f_plan(uint32_t type, uint32_t n_out, uint32_t n_in,
 
     *bytes = cu_pack_f_bytes(w);
     return INFER_OK;
-}
-
-
-void
-cu_pack_f_place(cu_weight_t *w, uint8_t *device)
-{
-    w->data = device;
-    w->scale = w->family == CU_BF16 || w->family == CU_F16
-               ? NULL : device + cu_pack_f_data(w);
-    w->min = NULL;
 }
 
 
