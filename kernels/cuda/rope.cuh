@@ -1,0 +1,31 @@
+/*
+ * rope.cuh: rotation of neighbouring pairs of a head, as kern_rope_ref() does it with the same
+ * cosine and sine.
+ */
+
+#ifndef KERN_CUDA_ROPE_CUH
+#define KERN_CUDA_ROPE_CUH
+
+#include "dev.cuh"
+
+/* Values d and d + 1 (d even) of a head, rotated. table: cos, sin pairs of the position. */
+DEV_INLINE float2
+rope_pair(const float *x, uint32_t d, const float *table, uint32_t rope_dim)
+{
+    float2  v = *(const float2 *) (x + d), t;
+
+    if (d >= rope_dim) {
+        return v;
+    }
+    t = *(const float2 *) (table + d);
+    return make_float2(fmaf(v.x, t.x, v.y * -t.y), fmaf(v.y, t.x, v.x * t.y));
+}
+
+/* Row of the table for a position. */
+DEV_INLINE const float *
+rope_row(const cu_attn_t &a, uint32_t pos)
+{
+    return a.rope + (size_t) pos * a.rope_dim;
+}
+
+#endif
