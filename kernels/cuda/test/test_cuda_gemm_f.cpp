@@ -12,12 +12,8 @@
  * Decode kernels: equal bits for any number of rows.
  */
 
-#include "gemm_f_test.h"
+#include "cuda_test.h"
 #include "gemm_f.h"
-
-extern "C" {
-#include "ref/ref_dequant_k.h"
-}
 
 struct Case {
     cu_family_e  family;
@@ -32,24 +28,14 @@ struct Matrix {
     std::vector<float>     v;       /* [n_out][n_in], without the scale */
     std::vector<float>     scale;   /* [n_out], 1 where there is none */
     std::vector<float>     mag;     /* what S sums, [n_out][n_in] */
-    GfBuf<uint8_t>       dev;
+    TestBuf<uint8_t>       dev;
 };
-
-static float
-bf16(uint16_t h)
-{
-    const uint32_t  u = (uint32_t) h << 16;
-    float           f;
-
-    memcpy(&f, &u, 4);
-    return f;
-}
 
 static float
 round16(cu_family_e family, float x)
 {
     return family == CU_F16 ? cpu_f16_to_f32(cpu_f32_to_f16(x))
-                            : bf16(cpu_f32_to_bf16(x));
+                            : cpu_bf16_to_f32(cpu_f32_to_bf16(x));
 }
 
 static void
@@ -60,7 +46,7 @@ make_plain(Matrix &m, const Case &c)
     int                 lossy;
 
     for (float &f : x) {
-        f = gf_f32() * 0.1f;
+        f = test_f32() * 0.1f;
     }
 
     if (cu_pack_f_plan(KERN_F32, c.n_out, c.n_in, c.family, &m.w, &bytes,
@@ -126,12 +112,12 @@ make_w4(Matrix &m, const Case &c)
     m.scale.assign(c.n_out, 1.0f);
 
     for (uint8_t &x : q) {
-        x = (uint8_t) gf_below(16);
+        x = (uint8_t) test_below(16);
     }
 
     for (size_t i = 0; i < s.size(); i++) {
-        s[i] = cpu_f32_to_f16(gf_f32() * 0.02f);
-        z[i] = cpu_f32_to_f16(gf_f32() * 0.1f);
+        s[i] = cpu_f32_to_f16(test_f32() * 0.02f);
+        z[i] = cpu_f32_to_f16(test_f32() * 0.1f);
     }
 
     for (uint32_t r = 0; r < c.n_out; r += CU_PACK_ROWS) {
@@ -174,8 +160,8 @@ make(Matrix &m, const Case &c)
 struct Acts {
     std::vector<float>  v;          /* [n][n_in], without the scale */
     std::vector<float>  row;        /* [n] */
-    GfBuf<uint8_t>    dev;
-    GfBuf<float>      dev_row;
+    TestBuf<uint8_t>    dev;
+    TestBuf<float>      dev_row;
     cu_acts_t           a;
 };
 
@@ -191,7 +177,7 @@ make_acts(Acts &x, cu_family_e family, uint32_t n, uint32_t n_in)
     x.row.assign(n, 1.0f);
 
     for (size_t i = 0; i < count; i++) {
-        const float  f = gf_f32();
+        const float  f = test_f32();
 
         if (half) {
             const uint16_t  h = family == CU_F16 ? cpu_f32_to_f16(f)
@@ -212,7 +198,7 @@ make_acts(Acts &x, cu_family_e family, uint32_t n, uint32_t n_in)
 
     if (!half) {
         for (float &f : x.row) {
-            f = 0.001f + 0.01f * fabsf(gf_f32());
+            f = 0.001f + 0.01f * fabsf(test_f32());
         }
     }
 
@@ -288,7 +274,7 @@ name(const Case &c)
 
 /* One matrix, many row counts: values, canaries, bits of decode. */
 static void
-linear(const cu_dev_t &dev, const Case &c, const std::vector<uint32_t> &rows,
+linear(TestDev &t, const Case &c, const std::vector<uint32_t> &rows,
     bool add)
 {
     const uint32_t  ld = c.n_out + 3;
@@ -308,12 +294,12 @@ linear(const cu_dev_t &dev, const Case &c, const std::vector<uint32_t> &rows,
     std::vector<float>  first, before((size_t) most * ld);
 
     for (float &f : before) {
-        f = gf_f32();
+        f = test_f32();
     }
 
     for (uint32_t n : rows) {
         const size_t        count = (size_t) n * ld;
-        GfBuf<float>      y;
+        TestBuf<float>      y;
         cu_linear_t         l = {};
         std::vector<float>  got(count);
 
@@ -324,8 +310,8 @@ linear(const cu_dev_t &dev, const Case &c, const std::vector<uint32_t> &rows,
         l.ldy = ld;
         l.add = add;
 
-        if (cu_linear_f(&dev, &l, &x.a, n) != INFER_OK
-            || !gf_sync(&dev))
+        if (cu_linear_f(&t.dev, &l, &x.a, n) != INFER_OK
+            || !t.sync())
         {
             ok(0, "%s launch of %u rows", name(c), n);
             return;
@@ -343,7 +329,7 @@ linear(const cu_dev_t &dev, const Case &c, const std::vector<uint32_t> &rows,
 
         bad = fmax(bad, worst(m, x, n, got.data(), ld, 0,
                               add ? before.data() : NULL)
-                        / tolerance(c.family, n, dev.work != NULL));
+                        / tolerance(c.family, n, t.dev.work != NULL));
 
         if (n <= CU_F_DECODE) {
             const size_t  both = first.size() < count ? first.size() : count;
@@ -365,7 +351,7 @@ linear(const cu_dev_t &dev, const Case &c, const std::vector<uint32_t> &rows,
 
 /* Three matrices in one launch, as q, k and v. */
 static void
-three(const cu_dev_t &dev, cu_family_e family, uint32_t n)
+three(TestDev &t, cu_family_e family, uint32_t n)
 {
     const Case          c[3] = { { family, 33, 96, 32, true },
                                  { family, 16, 96, 32, true },
@@ -373,7 +359,7 @@ three(const cu_dev_t &dev, cu_family_e family, uint32_t n)
     const uint32_t      ld = 33 + 16 + 1;
     Matrix              m[3];
     Acts                x;
-    GfBuf<float>        y;
+    TestBuf<float>        y;
     std::vector<float>  got((size_t) n * ld);
     cu_linear_t         l = {};
     double              bad = 0;
@@ -389,14 +375,14 @@ three(const cu_dev_t &dev, cu_family_e family, uint32_t n)
     l.y = y.p;
     l.ldy = ld;
 
-    const bool  ran = cu_linear_f(&dev, &l, &x.a, n) == INFER_OK
-                      && gf_sync(&dev);
+    const bool  ran = cu_linear_f(&t.dev, &l, &x.a, n) == INFER_OK
+                      && t.sync();
 
     y.down(got.data());
 
     for (int i = 0; i < 3; i++) {
         bad = fmax(bad, worst(m[i], x, n, got.data(), ld, col, NULL)
-                        / tolerance(family, n, dev.work != NULL));
+                        / tolerance(family, n, t.dev.work != NULL));
         col += m[i].w.n_out;
     }
 
@@ -409,15 +395,15 @@ three(const cu_dev_t &dev, cu_family_e family, uint32_t n)
  * bits the fused sums have; so only exp and rounding to 16 bits differ, f16
  * in steps of 2^-24 below its normal values. */
 static void
-gate_up(const cu_dev_t &dev, const Case &c, uint32_t n)
+gate_up(TestDev &t, const Case &c, uint32_t n)
 {
     const bool             f16 = c.family == CU_F16;
     const uint32_t         want = 1u << (f16 ? CU_F16 : CU_BF16);
     const size_t           count = (size_t) n * c.n_out;
     Matrix                 gate, up;
     Acts                   x;
-    GfBuf<uint16_t>        h;
-    GfBuf<float>           y;
+    TestBuf<uint16_t>        h;
+    TestBuf<float>           y;
     std::vector<uint16_t>  got(count);
     std::vector<float>     sums(2 * count);
     cu_acts_t              out = {};
@@ -436,10 +422,10 @@ gate_up(const cu_dev_t &dev, const Case &c, uint32_t n)
     l.ldy = 2 * c.n_out;
 
     const bool  ran = cu_gate_up_f_fuses(&gate.w, &up.w, n, want)
-                      && cu_gate_up_f(&dev, &gate.w, &up.w, &x.a, n, want,
+                      && cu_gate_up_f(&t.dev, &gate.w, &up.w, &x.a, n, want,
                                       &out) == INFER_OK
-                      && cu_linear_f(&dev, &l, &x.a, n) == INFER_OK
-                      && gf_sync(&dev);
+                      && cu_linear_f(&t.dev, &l, &x.a, n) == INFER_OK
+                      && t.sync();
 
     h.down(got.data());
     y.down(sums.data());
@@ -447,7 +433,7 @@ gate_up(const cu_dev_t &dev, const Case &c, uint32_t n)
     for (size_t i = 0; i < count; i++) {
         const float   *s = &sums[i / c.n_out * 2 * c.n_out + i % c.n_out];
         const double   ref = s[0] / (1 + exp(-(double) s[0])) * s[c.n_out];
-        const float    v = f16 ? cpu_f16_to_f32(got[i]) : bf16(got[i]);
+        const float    v = f16 ? cpu_f16_to_f32(got[i]) : cpu_bf16_to_f32(got[i]);
 
         bad = fmax(bad, fabs(v - ref) / (fabs(ref) + 6.2e-5));
     }
@@ -459,7 +445,7 @@ gate_up(const cu_dev_t &dev, const Case &c, uint32_t n)
 
 /* GGUF blocks to W4A16: the values of kern_dequant_ref(). */
 static void
-from_gguf(const cu_dev_t &dev, uint32_t type)
+from_gguf(TestDev &t, uint32_t type)
 {
     const uint32_t        n_out = 19, n_in = 512, n = 3;
     uint32_t              values, block;
@@ -467,7 +453,7 @@ from_gguf(const cu_dev_t &dev, uint32_t type)
     int                   lossy;
     Matrix                m;
     Acts                  x;
-    GfBuf<float>          y;
+    TestBuf<float>          y;
     std::vector<float>    got((size_t) n * n_out);
     cu_linear_t           l = {};
 
@@ -476,12 +462,12 @@ from_gguf(const cu_dev_t &dev, uint32_t type)
     std::vector<uint8_t>  raw((size_t) n_out * (n_in / values) * block);
 
     for (uint8_t &b : raw) {
-        b = (uint8_t) gf_below(256);
+        b = (uint8_t) test_below(256);
     }
 
     for (size_t i = 0; i < raw.size(); i += block) {
         for (uint32_t k = 0; k < (type == KERN_Q4_0 ? 2u : 4u); k += 2) {
-            const uint16_t  s = cpu_f32_to_f16(gf_f32() * 0.01f);
+            const uint16_t  s = cpu_f32_to_f16(test_f32() * 0.01f);
 
             memcpy(&raw[i + k], &s, 2);
         }
@@ -514,8 +500,8 @@ from_gguf(const cu_dev_t &dev, uint32_t type)
     l.y = y.p;
     l.ldy = n_out;
 
-    const bool  ran = cu_linear_f(&dev, &l, &x.a, n) == INFER_OK
-                      && gf_sync(&dev);
+    const bool  ran = cu_linear_f(&t.dev, &l, &x.a, n) == INFER_OK
+                      && t.sync();
 
     y.down(got.data());
 
@@ -572,92 +558,87 @@ plans(void)
 }
 
 static void
-family(const cu_dev_t &dev, cu_family_e f, bool min)
+family(TestDev &t, cu_family_e f, bool min)
 {
     const std::vector<uint32_t>  all = { 1, 2, 7, 8, 9, 16, 17, 33, 64, 65,
                                          129 };
     const uint32_t  outs[] = { 1, 15, 16, 17, 63, 64, 65 };
     const uint32_t  ins[] = { 32, 64, 96, 256, 576 };
 
-    linear(dev, { f, 48, 96, 32, min }, all, false);
-    linear(dev, { f, 17, 256, 32, min }, { 64, 1, 8, 17, 33, 65 }, true);
+    linear(t, { f, 48, 96, 32, min }, all, false);
+    linear(t, { f, 17, 256, 32, min }, { 64, 1, 8, 17, 33, 65 }, true);
 
     for (uint32_t o : outs) {
-        linear(dev, { f, o, 64, 32, min }, { 1, 9, 17, 64, 65 }, false);
+        linear(t, { f, o, 64, 32, min }, { 1, 9, 17, 64, 65 }, false);
     }
 
     for (uint32_t k : ins) {
-        linear(dev, { f, 31, k, 32, min }, { 7, 16, 64, 129 }, false);
+        linear(t, { f, 31, k, 32, min }, { 7, 16, 64, 129 }, false);
     }
 
     for (uint32_t n : { 1u, 9u, 33u, 65u }) {
-        three(dev, f, n);
+        three(t, f, n);
     }
 
     for (uint32_t n : { 1u, 9u, 17u, 64u }) {
-        gate_up(dev, { f, 33, 96, 32, min }, n);
+        gate_up(t, { f, 33, 96, 32, min }, n);
     }
 
     if (f == CU_W4A16) {
         for (uint32_t g : { 64u, 128u }) {
             for (uint32_t k : { 96u, 256u, 576u }) {
-                linear(dev, { f, 17, k, g, min }, { 1, 17, 65 }, false);
+                linear(t, { f, 17, k, g, min }, { 1, 17, 65 }, false);
             }
         }
     }
 }
 
+/* Many rows of W4A16: by way of a plain copy in dev->work. */
+static void
+plain_copy(TestDev &t)
+{
+    TestBuf<uint8_t>  work;
+
+    work.alloc(65 * 128 + 256);
+    t.dev.work = work.p;
+    t.dev.work_bytes = work.n;
+    linear(t, { CU_W4A16, 17, 96, 32, true }, { CU_F_W4_PLAIN + 1 }, false);
+    linear(t, { CU_W4A16, 65, 64, 64, false }, { CU_F_W4_PLAIN + 7 }, true);
+    ok(work.clean(), "no more scratch than there is");
+    t.dev.work = NULL;
+    t.dev.work_bytes = 0;
+    linear(t, { CU_W4A16, 17, 96, 32, true }, { CU_F_W4_PLAIN + 1 }, false);
+}
+
+static void
+all(TestDev &t)
+{
+    for (int f = CU_BF16; f < CU_N_FAMILIES; f++) {
+        if (f == CU_FP8 && t.dev.cc < 89) {
+            diag("no fp8 before compute capability 8.9");
+            continue;
+        }
+
+        family(t, (cu_family_e) f, false);
+
+        if (f == CU_W4A16) {
+            family(t, CU_W4A16, true);
+        }
+    }
+
+    for (uint32_t type : { KERN_Q4_0, KERN_Q4_1, KERN_Q4_K }) {
+        from_gguf(t, type);
+    }
+
+    plain_copy(t);
+}
+
 int
 main(int argc, char **argv)
 {
-    cu_dev_t        dev;
-    GfBuf<uint8_t> *work = new GfBuf<uint8_t>;
-
-    if (!gf_open(&dev)) {
-        return 77;
-    }
-
-    gf_seed(argc, argv);
+    test_begin(argc, argv);
     e4m3();
     plans();
-
-    for (int s = 0; s < GF_SCHEDULES; s++) {
-        gf_schedule(s);
-
-        for (int f = CU_BF16; f < CU_N_FAMILIES; f++) {
-            if (f == CU_FP8 && dev.cc < 89) {
-                diag("no fp8 before compute capability 8.9");
-                continue;
-            }
-
-            family(dev, (cu_family_e) f, false);
-
-            if (f == CU_W4A16) {
-                family(dev, CU_W4A16, true);
-            }
-        }
-
-        for (uint32_t type : { KERN_Q4_0, KERN_Q4_1, KERN_Q4_K }) {
-            from_gguf(dev, type);
-        }
-
-        /* many rows: W4A16 by way of a plain copy */
-        work->alloc(1 << 20);
-        dev.work = work->p;
-        dev.work_bytes = work->n;
-        linear(dev, { CU_W4A16, 17, 96, 32, true }, { CU_F_W4_PLAIN + 1 },
-               false);
-        linear(dev, { CU_W4A16, 65, 64, 64, false }, { CU_F_W4_PLAIN + 7 },
-               true);
-        ok(work->clean(), "no more scratch than promised");
-        dev.work = NULL;
-        dev.work_bytes = 0;
-        delete work;
-        work = new GfBuf<uint8_t>;
-    }
-
-    delete work;
-    gf_close(&dev);
-    gf_end();
-    return tap_done();
+    test_schedules(all);
+    return test_end();
 }
