@@ -14,14 +14,13 @@
 #include <cstring>
 #include <vector>
 
+extern "C" {
+#include "run/sample.h"
+}
 #include "cuda.h"
 #ifdef SIMT_EMU
 #include "control.h"
 #endif
-
-extern "C" {
-#include "run/sample.h"
-}
 
 #define MAX_ROWS  5
 #define MAX_BIAS  24
