@@ -10,11 +10,7 @@
  * only. Medians; other load on the machine shows up as a wide min .. max.
  */
 
-#include "bench.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "limits.h"
 
 enum { LAYERS = 30, MAX_ROWS = 512, MAX_SEQS = 32, CTX = 640 };
 
@@ -30,104 +26,15 @@ typedef struct {
 } bench_t;
 
 
-typedef struct {
-    kern_ctx_t  *c;
-    uint32_t     n;
-    uint8_t     *buf;
-    size_t       bytes;
-    uint64_t     sink;
-} limit_t;
-
-static void
-limit_read_part(void *arg, uint32_t i)
-{
-    limit_t         *l = arg;
-    const uint64_t  *p = (uint64_t *) (l->buf + l->bytes / l->n * i);
-    uint64_t         s[8] = { 0 };
-    size_t           k, n = l->bytes / l->n / 8;
-
-    for (k = 0; k + 8 <= n; k += 8) {
-        s[0] += p[k];
-        s[1] += p[k + 1];
-        s[2] += p[k + 2];
-        s[3] += p[k + 3];
-        s[4] += p[k + 4];
-        s[5] += p[k + 5];
-        s[6] += p[k + 6];
-        s[7] += p[k + 7];
-    }
-    l->sink += s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7];
-}
-
-static void
-limit_read(void *arg)
-{
-    limit_t  *l = arg;
-
-    kern_cpu_parallel(l->c, limit_read_part, l, l->n);
-}
-
-#if defined(__x86_64__)
-
-__attribute__((target("avx512f,avx512vnni")))
-static void
-limit_dot_part(void *arg, uint32_t i)
-{
-    __m512i   a[12], w = _mm512_set1_epi32((int) i), x = w;
-    limit_t  *l = arg;
-    int       k, j;
-
-#pragma GCC unroll 12
-    for (j = 0; j < 12; j++) {
-        a[j] = w;
-    }
-    for (k = 0; k < 400000; k++) {
-#pragma GCC unroll 12
-        for (j = 0; j < 12; j++) {
-            a[j] = _mm512_dpbusd_epi32(a[j], w, x);
-            __asm__ volatile ("" : "+v" (a[j]));
-        }
-    }
-#pragma GCC unroll 12
-    for (j = 0; j < 12; j++) {
-        l->sink += (uint64_t) _mm512_reduce_add_epi32(a[j]);
-    }
-}
-
-static void
-limit_dot(void *arg)
-{
-    limit_t  *l = arg;
-
-    kern_cpu_parallel(l->c, limit_dot_part, l, l->n);
-}
-
-#endif
-
 /* Reads as many bytes as a decode step does; int8 products at full rate. */
 static void
 measure_limits(bench_t *b)
 {
-    limit_t  l = { .c = b->c, .n = b->shape.n_threads, .bytes = 97u << 20 };
-    double   us, min, max;
+    uint32_t  n = b->shape.n_threads;
 
-    l.buf = aligned_alloc(2u << 20, l.bytes + (1u << 20));
-    if (l.buf == NULL) {
-        exit(1);
-    }
-    memset(l.buf, 1, l.bytes);
-    us = bench_us(b->ms, limit_read, &l, &min, &max);
-    b->gbs = (double) l.bytes / us / 1e3;
-    printf("read %zu MB           %8.0f us %7.1f GB/s\n", l.bytes >> 20, us,
-           b->gbs);
-#if defined(__x86_64__)
-    if (cpu_inner("avx512") != NULL) {
-        us = bench_us(b->ms, limit_dot, &l, &min, &max);
-        b->gops = 400000.0 * 12 * 128 * l.n / us / 1e3;
-        printf("vpdpbusd             %8.0f us %7.1f GOP/s\n", us, b->gops);
-    }
-#endif
-    free(l.buf);
+    b->gbs = limit_read(b->c, n, b->ms, 97u << 20);
+    b->gops = limit_int8(b->c, n, b->ms);
+    printf("read 97 MB %.1f GB/s, int8 %.1f GOP/s\n", b->gbs, b->gops);
 }
 
 static kern_weight_t *

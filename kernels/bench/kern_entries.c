@@ -3,11 +3,12 @@
  *
  *   kern_entries [isa]        INFER_BENCH_MS=N time per row (default 60)
  *
- * Data lies in L2 mostly, so the limit that counts is arithmetic: GOP/s and
- * GB/s are to be held against the int8 and f32 rates of one core.
+ * Data lies in L2 mostly, so the limit that counts is arithmetic: % is of the
+ * int8 rate of one core for quantized linears, of its f32 rate for the rest.
+ * GB/s are held against reading 1 MB over and over.
  */
 
-#include "bench.h"
+#include "limits.h"
 
 enum { DIM = 576, FFN = 1536, MAX_ROWS = 64, KEYS = 512 };
 
@@ -19,6 +20,7 @@ typedef struct {
     uint32_t              rows;
     float                *x, *y, *cs;
     uint8_t              *kv;
+    double                int8, f32, gbs;    /* limits of one thread */
 } entry_t;
 
 
@@ -117,7 +119,8 @@ run_many(void *arg)
 }
 
 static void
-row(const char *name, void (*fn)(void *arg), entry_t *e, kern_cost_t c)
+row(const char *name, void (*fn)(void *arg), entry_t *e, kern_cost_t c,
+    double limit)
 {
     const char  *env = getenv("INFER_BENCH_MS");
     double       ms = env != NULL ? atof(env) : 60, us, min, max;
@@ -126,8 +129,9 @@ row(const char *name, void (*fn)(void *arg), entry_t *e, kern_cost_t c)
     us = bench_us(ms / 4, run_many, &m, &min, &max);
     m.n = us < 100 ? (uint32_t) (100 / (us + 0.05)) + 1 : 1;
     us = bench_us(ms, run_many, &m, &min, &max) / m.n;
-    printf("%-24s %10.2f us %8.1f GB/s %8.1f GOP/s\n", name, us,
-           c.bytes / us / 1e3, c.ops / us / 1e3);
+    printf("%-24s %10.2f us %7.1f GB/s %4.0f %% %7.1f GOP/s %4.0f %%\n",
+           name, us, c.bytes / us / 1e3, c.bytes / us / 10 / e->gbs,
+           c.ops / us / 1e3, c.ops / us / 10 / limit);
 }
 
 static void
@@ -150,8 +154,10 @@ linears(kern_ctx_t *c, entry_t *e)
             e->rows = rows[r];
             snprintf(name, sizeof(name), "linear %s x %u",
                      kern_type_name(s.type), e->rows);
-            row(name, run_linear, e, kern_linear_cost(s.type, DIM, FFN,
-                                                      e->rows));
+            row(name, run_linear, e,
+                kern_linear_cost(s.type, DIM, FFN, e->rows),
+                e->in->q8 && s.type != KERN_F32 && s.type != KERN_F16
+                && s.type != KERN_BF16 ? e->int8 : e->f32);
         }
         kern_cpu_weight_free(c, w);
     }
@@ -187,11 +193,11 @@ attention(entry_t *e, const kern_shape_t *s, uint32_t type)
                      kern_kv_name(type), n, keys[k]);
             c = kern_attend_cost(s, keys[k]);
             c.ops *= n;
-            row(name, run_attend, e, c);
+            row(name, run_attend, e, c, e->f32);
         }
     }
     snprintf(name, sizeof(name), "kv_store %s 64", kern_kv_name(type));
-    row(name, run_kv_store, e, kern_row_cost(64, 3, 4));
+    row(name, run_kv_store, e, kern_row_cost(64, 3, 4), e->f32);
     test_free(e->attn.work);
 }
 
@@ -199,7 +205,9 @@ int
 main(int argc, char **argv)
 {
     static const float  freq[32];
-    const char         *isa = argc > 1 ? argv[1] : "avx512";
+    const kern_ops_t   *ops = kern_init("cpu", argc > 1 ? argv[1] : NULL,
+                                        NULL);
+    const char         *isa = ops != NULL ? ops->name : argv[1];
     kern_shape_t        s = {
         .n_layers = 1, .dim = DIM, .n_heads = 1, .n_kv_heads = 1,
         .head_dim = 64, .ffn = FFN, .vocab = 64, .rope_dim = 64,
@@ -207,12 +215,11 @@ main(int argc, char **argv)
         .max_outs = 1, .max_seqs = 1, .context = KEYS, .n_threads = 1
     };
     entry_t             e = { .in = cpu_inner(isa) };
-    const kern_ops_t   *ops = kern_init("cpu", isa, NULL);
     kern_ctx_t         *c;
     size_t              n = (size_t) MAX_ROWS * FFN;
     uint32_t            r;
 
-    if (e.in == NULL || ops->open(&c, ops, &s, NULL) != INFER_OK) {
+    if (ops == NULL || ops->open(&c, ops, &s, NULL) != INFER_OK) {
         fprintf(stderr, "%s: not on this machine\n", isa);
         return 1;
     }
@@ -230,17 +237,21 @@ main(int argc, char **argv)
         e.in->quantize(&e.acts, r, 0, FFN / 32, e.acts.f + r * FFN);
     }
 
-    printf("%s, one thread\n", e.in->name);
+    e.int8 = limit_int8(c, 1, 200);
+    e.f32 = limit_f32(c, 1, 200);
+    e.gbs = limit_read(c, 1, 200, 1 << 20);
+    printf("%s, one thread: int8 %.1f GOP/s, f32 %.1f GOP/s, read of 1 MB "
+           "%.1f GB/s\n", e.in->name, e.int8, e.f32, e.gbs);
     linears(c, &e);
-    row("rmsnorm 576", run_rmsnorm, &e, kern_rmsnorm_cost(DIM, 1));
-    row("quantize 576", run_quantize, &e, kern_quantize_cost(DIM, 1));
-    row("silu_mul 1536", run_silu_mul, &e, kern_row_cost(FFN, 3, 20));
-    row("rope 64", run_rope, &e, kern_row_cost(64, 4, 4));
+    row("rmsnorm 576", run_rmsnorm, &e, kern_rmsnorm_cost(DIM, 1), e.f32);
+    row("quantize 576", run_quantize, &e, kern_quantize_cost(DIM, 1), e.f32);
+    row("silu_mul 1536", run_silu_mul, &e, kern_row_cost(FFN, 3, 20), e.f32);
+    row("rope 64", run_rope, &e, kern_row_cost(64, 4, 4), e.f32);
     for (r = 0; r < KERN_N_CPU_KV; r++) {
         attention(&e, &s, r);
     }
-    row("argmax 49152", run_argmax, &e, kern_row_cost(49152, 1, 1));
-    row("exp_row 49152", run_exp_row, &e, kern_row_cost(49152, 2, 18));
+    row("argmax 49152", run_argmax, &e, kern_row_cost(49152, 1, 1), e.f32);
+    row("exp_row 49152", run_exp_row, &e, kern_row_cost(49152, 2, 18), e.f32);
     ops->close(c);
     return 0;
 }
