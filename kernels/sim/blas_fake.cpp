@@ -6,7 +6,8 @@
  *
  * Refused as by the real library: 8-bit types other than A transposed and B
  * not, leading dimensions and addresses not multiples of 16 bytes there.
- * SIMT_BLAS=novec refuses scale vectors, as devices before sm_90 do.
+ * SIMT_BLAS=novec refuses scale vectors, as devices before sm_90 do; noalgo
+ * has no algorithm for anything; fail has, but every product fails.
  */
 
 #include "include/cublasLt.h"
@@ -178,6 +179,13 @@ bool is_byte(cudaDataType t)
     return size_of(t) == 1;
 }
 
+bool told(const char *what)
+{
+    const char *e = getenv("SIMT_BLAS");
+
+    return e && strcmp(e, what) == 0;
+}
+
 /* Types, shapes and leading dimensions. */
 cublasStatus_t check(const SimtBlasDesc &s, const SimtBlasLayout &a,
     const SimtBlasLayout &b, const SimtBlasLayout &c, const SimtBlasLayout &d)
@@ -207,8 +215,7 @@ cublasStatus_t check(const SimtBlasDesc &s, const SimtBlasLayout &a,
     if (s.mode_a != s.mode_b || (s.mode_a && a.type != CUDA_R_8F_E4M3)) {
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
-    const char *e = getenv("SIMT_BLAS");
-    return s.mode_a && e && strcmp(e, "novec") == 0
+    return s.mode_a && told("novec")
            ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
 }
 
@@ -355,6 +362,9 @@ EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle,
     if (st != CUBLAS_STATUS_SUCCESS) {
         return st;
     }
+    if (told("noalgo")) {
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
     memset(results, 0, sizeof *results);
     results->algo.data[0] = simt::BLAS_DOOR_MAGIC;
     results->workspaceSize = pref->work < 65536 ? 0 : 65536;
@@ -378,6 +388,9 @@ EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle,
 
     if (st != CUBLAS_STATUS_SUCCESS) {
         return st;
+    }
+    if (told("fail")) {
+        return CUBLAS_STATUS_EXECUTION_FAILED;
     }
     if (!handle || !door || door->magic != simt::BLAS_DOOR_MAGIC
         || (algo && algo->data[0] != simt::BLAS_DOOR_MAGIC))
