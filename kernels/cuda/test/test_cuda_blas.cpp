@@ -14,17 +14,6 @@
 #define BLAS_NAME  NULL
 #endif
 
-/* Kernels of ours that ran; emulation only. */
-static long
-kernels(void)
-{
-#ifdef SIMT_EMU
-    return simt::rt_calls("kernel");
-#else
-    return 0;
-#endif
-}
-
 static void
 absent(void)
 {
@@ -79,6 +68,13 @@ many_shapes(TestDev &t)
 }
 
 #ifdef SIMT_EMU
+/* Kernels of ours that ran. */
+static long
+kernels(void)
+{
+    return simt::rt_calls("kernel");
+}
+
 /* The library does the work, or refuses it in this way and ours do. */
 static void
 refused(TestDev &t, const char *how, cu_family_e f, bool ours)
