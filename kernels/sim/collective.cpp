@@ -166,6 +166,9 @@ void cp_async(void *dst, const void *src, int n, int valid)
               __builtin_return_address(0));
     }
     touch(dst, (size_t) n, true, false, __builtin_return_address(0));
+    if (hook_issue) {
+        hook_issue(dst, (size_t) n);
+    }
     memset(dst, 0xff, (size_t) n);
     cur_fiber->open.push_back({dst, src, n, valid});
 }

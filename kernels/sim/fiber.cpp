@@ -62,13 +62,16 @@ thread_local Fiber *cur_fiber;
 unsigned launch_id;
 int order_mode;
 uint64_t seed_state = 1;
+LaunchRec *cur_rec;
 
 void (*hook_block_begin)(Block *b);
-void (*hook_launch_end)(const LaunchCfg &cfg);
+void (*hook_launch_end)(const char *kernel);
 void (*hook_alloc)(char *p, size_t n, bool alive);
 void (*hook_host_write)(const void *p, size_t n);
 void (*hook_fence)();
+void (*hook_issue)(const void *p, size_t n);
 void (*hook_landed)(const void *p, size_t n);
+void (*hook_sync)(const void *word);
 
 constexpr unsigned MAX_SPINS = 1 << 22;    /* of a launch */
 static unsigned spins;
@@ -478,10 +481,6 @@ void pdl_begin(LaunchRec *rec, const LaunchRec *prev, bool pdl)
 
 void grid_wait()
 {
-    if (ptx_who.on) {
-        ptx_who.waited = true;
-        return;
-    }
     cur_fiber->waited = true;
     cur_block->waited_epoch = std::min(cur_block->waited_epoch,
                                        cur_block->epoch);
@@ -492,7 +491,7 @@ void grid_wait()
 
 void grid_launch_dependents()
 {
-    if (!ptx_who.on && cur_block->cfg->rec && !cur_fiber->waited) {
+    if (cur_block->cfg->rec && !cur_fiber->waited) {
         cur_block->cfg->rec->early = true;
     }
 }
@@ -626,7 +625,9 @@ void grid_sync()
         }
         fence();
         generation = baton->generation;
-        touch(&baton->generation, sizeof(unsigned), true, true);
+        if (hook_sync) {
+            hook_sync(&baton->generation);
+        }
         if (++baton->arrived == baton->n) {
             baton->arrived = 0;
             baton->generation++;
@@ -634,7 +635,9 @@ void grid_sync()
         while (baton->generation == generation) {
             spin_yield();
         }
-        touch(&baton->generation, sizeof(unsigned), true, true);
+        if (hook_sync) {
+            hook_sync(&baton->generation);
+        }
     }
     barrier(__FILE__, __LINE__);
 }
@@ -658,9 +661,6 @@ void run_grid(const LaunchCfg &cfg, const std::function<void()> &body)
         }
     }
     cur_block = nullptr;
-    if (hook_launch_end) {
-        hook_launch_end(cfg);
-    }
 }
 
 /* Builds without the checker. */

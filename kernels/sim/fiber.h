@@ -105,18 +105,24 @@ struct LaunchRec {
     std::vector<unsigned> before, after;       /* launch ids in flight */
 };
 
+/* Of the launch that runs, or NULL; for the checker. */
+extern LaunchRec *cur_rec;
+
 /* Fills rec for a launch right after prev in stream order; prev NULL: what
  * was before has ended. */
 void pdl_begin(LaunchRec *rec, const LaunchRec *prev, bool pdl);
 
 /* ---- hooks of the checker; NULL without one ---- */
 
+const char *find_alloc(const void *p, size_t &size);     /* memory.cpp */
 extern void (*hook_block_begin)(Block *b);
-extern void (*hook_launch_end)(const LaunchCfg &cfg);
+extern void (*hook_launch_end)(const char *kernel);
 extern void (*hook_alloc)(char *p, size_t n, bool alive);
 extern void (*hook_host_write)(const void *p, size_t n);
 extern void (*hook_fence)();
+extern void (*hook_issue)(const void *p, size_t n);      /* cp.async */
 extern void (*hook_landed)(const void *p, size_t n);
+extern void (*hook_sync)(const void *word);              /* grid_sync */
 
 }  // namespace simt
 

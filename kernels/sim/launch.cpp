@@ -89,9 +89,13 @@ static RecPtr execute(const LaunchCfg &cfg, const void *fn,
         return nullptr;
     }
     pdl_begin(rec.get(), prev.get(), cfg.pdl);
-    run.rec = rec.get();
+    cur_rec = run.rec = rec.get();
     if (!ptx_launch || !ptx_launch(run, fn, args.bytes, args.layout)) {
         run_grid(run, body);
+    }
+    cur_rec = nullptr;
+    if (hook_launch_end) {
+        hook_launch_end(cfg.name);
     }
     return rec;
 }

@@ -20,9 +20,9 @@ EMU_CFLAGS = -std=gnu11 -O2 -g $(WARN) $(DEFS) -ffp-contract=off -fPIC \
 # libtsan is not linked: check.cpp answers the calls.
 EMU_CHECK := -fsanitize=thread --param tsan-instrument-func-entry-exit=0
 
-SIM_CHECK := kernels/sim/check.cpp kernels/sim/perf.cpp
-SIM_SRC   := $(filter-out $(SIM_CHECK) kernels/sim/blas_fake.cpp \
-             kernels/sim/ptx_%,$(wildcard kernels/sim/*.cpp))
+SIM_CHECK := kernels/sim/check.cpp kernels/sim/report.cpp kernels/sim/perf.cpp
+SIM_SRC   := $(filter-out $(SIM_CHECK) kernels/sim/blas_fake.cpp,\
+             $(wildcard kernels/sim/*.cpp))
 SIM_OBJ   := $(patsubst %.cpp,$(EMU)/obj/%.o,$(SIM_SRC))
 SIM_CHECK_OBJ := $(patsubst %.cpp,$(EMU)/obj/%.o,$(wildcard $(SIM_CHECK)))
 EMU_C_OBJ := $(patsubst %.c,$(EMU)/obj/%.o,$(EMU_C))

@@ -92,7 +92,8 @@ struct LaunchCfg {
     bool        coop;             /* all blocks resident */
     bool        pdl;              /* may start before its predecessor ends */
     const char *name;
-    LaunchRec  *rec;              /* for the check of programmatic launches */
+    LaunchRec  *rec;              /* for the check of programmatic launches,
+                                   * or NULL */
 };
 
 /* Runs all blocks to their end in the calling thread. */
