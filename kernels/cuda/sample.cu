@@ -152,6 +152,18 @@ sample_best(const sample_args_t *a, uint32_t i, const float *l, uint32_t best)
     w->mode = ROW_RANDOM;
 }
 
+/* No edit before i has its id. */
+DEV_INLINE bool
+sample_is_first(const kern_edit_t *e, uint32_t i)
+{
+    uint32_t  k = 0;
+
+    while (e[k].id != e[i].id) {
+        k++;
+    }
+    return k == i;
+}
+
 /* Biases in order, also where an id has several; bans; penalties. Ids of the seen are distinct. */
 DEV_INLINE void
 sample_edit(const cu_sample_t *s, const kern_edit_t *edit, float *l)
@@ -159,26 +171,25 @@ sample_edit(const cu_sample_t *s, const kern_edit_t *edit, float *l)
     const kern_edit_t  *e = edit + s->first_edit;
 
     for (uint32_t i = threadIdx.x; i < s->n_bias; i += SAMPLE_THREADS) {
-        int32_t   id = e[i].id;
-        float     x = l[id];
-        uint32_t  first = 0;
+        int32_t  id = e[i].id;
 
-        while (e[first].id != id) {
-            first++;
-        }
-        for (uint32_t k = i; first == i && k < s->n_bias; k++) {
-            if (e[k].id == id) {
-                x = sample_clamp(x + e[k].value);
+        if (sample_is_first(e, i)) {
+            float  x = l[id];
+
+            for (uint32_t k = i; k < s->n_bias; k++) {
+                if (e[k].id == id) {
+                    x = sample_clamp(x + e[k].value);
+                }
             }
-        }
-        if (first == i) {
             l[id] = x;
         }
     }
     __syncthreads();                   /* biases before bans */
     e += s->n_bias;
     for (uint32_t i = threadIdx.x; i < s->n_ban; i += SAMPLE_THREADS) {
-        l[e[i].id] = -INFINITY;
+        if (sample_is_first(e, i)) {
+            l[e[i].id] = -INFINITY;
+        }
     }
     __syncthreads();                   /* bans before penalties */
     e += s->n_ban;

@@ -186,9 +186,9 @@ sample_block_scan(u64 v, u64 *red, u64 *total)
 DEV_INLINE int
 sample_is_last(uint32_t *counter, uint32_t n, uint32_t *flag)
 {
-    __threadfence();                   /* this thread's writes before the count */
-    __syncthreads();                   /* those of the block, too */
+    __syncthreads();                   /* the block's writes before this thread's fence */
     if (threadIdx.x == 0) {
+        __threadfence();               /* and so before the count */
         *flag = atomicInc(counter, n - 1) == n - 1;
         __threadfence();               /* the count before reads of others' writes */
     }
