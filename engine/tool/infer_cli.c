@@ -16,7 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CLI_MAX_BATCH  256
+#define CLI_MAX_BATCH   256
+#define CLI_MAX_ROUNDS  100
 
 static const char usage[] =
     "usage: infer_cli -m FILE [options]\n"
@@ -31,8 +32,9 @@ static const char usage[] =
     "  -t N          threads (all)\n"
     "  -b N          rows of one step (512)\n"
     "  --logits      print the five best of each position\n"
-    "  --bench prefill=512,decode=64,batch=16,context=0   print speeds instead;\n"
-    "                steps begin at position `context`, its keys may be 0\n";
+    "  --bench prefill=512,decode=64,batch=16,context=0,rounds=3\n"
+    "                print speeds instead, medians of the rounds; steps begin at\n"
+    "                position `context`, its keys may be 0; batch=0: none\n";
 
 typedef struct {
     const char  *model, *prompt, *ids, *isa, *device;
@@ -40,7 +42,7 @@ typedef struct {
     double       gpu_memory;                 /* <= 1: a fraction */
     uint32_t     n, threads, rows;
     uint32_t     prefill, decode, batch;     /* of --bench; 0: no bench */
-    uint32_t     context;
+    uint32_t     context, rounds;
     int          logits;
 } cli_conf_t;
 
@@ -109,26 +111,33 @@ cli_memory(const char *s)
 static void
 cli_bench_option(cli_conf_t *c, char *arg)
 {
-    enum { PREFILL, DECODE, BATCH, CONTEXT };
+    enum { PREFILL, DECODE, BATCH, CONTEXT, ROUNDS };
     static char *const key[] = { "prefill", "decode", "batch", "context",
-                                 NULL };
+                                 "rounds", NULL };
     char *value = NULL;
 
     c->prefill = 512;
     c->decode = 64;
     c->batch = 16;
+    c->rounds = 3;
 
     while (*arg != '\0') {
         int k = getsubopt(&arg, key, &value);
 
         if (k < 0 || value == NULL) {
-            cli_die("--bench", "takes prefill=N,decode=N,batch=N,context=N");
+            cli_die("--bench",
+                    "takes prefill=N,decode=N,batch=N,context=N,rounds=N");
         }
 
-        uint32_t *n = k == PREFILL ? &c->prefill : k == DECODE ? &c->decode
-                      : k == BATCH ? &c->batch : &c->context;
+        uint32_t *const to[] = { &c->prefill, &c->decode, &c->batch,
+                                 &c->context, &c->rounds };
 
-        *n = cli_number("--bench", value);
+        *to[k] = k == BATCH && strcmp(value, "0") == 0
+                 ? 0 : cli_number("--bench", value);
+    }
+
+    if (c->rounds > CLI_MAX_ROUNDS) {
+        cli_die("--bench", "has too many rounds");
     }
 }
 
@@ -507,23 +516,32 @@ cli_generate(cli_t *x, const cli_conf_t *c, const infer_text_t *text,
 }
 
 
-static double
-cli_median(double v[3])
+static int
+cli_order(const void *a, const void *b)
 {
-    double lo = fmin(fmin(v[0], v[1]), v[2]);
-    double hi = fmax(fmax(v[0], v[1]), v[2]);
+    double x = *(const double *) a, y = *(const double *) b;
 
-    return v[0] + v[1] + v[2] - lo - hi;
+    return x < y ? -1 : x > y;
 }
 
 
-/* Medians of three: a prompt, then single steps, then batched ones. */
+static double
+cli_median(double *v, uint32_t n)
+{
+    qsort(v, n, sizeof(v[0]), cli_order);
+
+    return (v[n / 2] + v[(n - 1) / 2]) / 2;
+}
+
+
+/* Medians: a prompt, then single steps, then batched ones. */
 static void
 cli_bench(cli_t *x, const cli_conf_t *c)
 {
     int32_t *ids = malloc(c->prefill * sizeof(int32_t));
     int32_t now[CLI_MAX_BATCH];
-    double prefill[3], decode[3], batched[3];
+    double prefill[CLI_MAX_ROUNDS], decode[CLI_MAX_ROUNDS];
+    double batched[CLI_MAX_ROUNDS];
     uint32_t fed = c->prefill < 64 ? c->prefill : 64;
     uint32_t from = c->context ? c->context : c->prefill;
 
@@ -535,7 +553,10 @@ cli_bench(cli_t *x, const cli_conf_t *c)
         ids[i] = (int32_t) ((i * 2654435761u >> 8) % x->vocab);
     }
 
-    for (int r = 0; r < 3; r++) {
+    /* first uses of memory do not count */
+    cli_feed(x, ids, c->prefill < 8 ? c->prefill : 8, 0, 0);
+
+    for (uint32_t r = 0; r < c->rounds; r++) {
         double t0 = cli_now();
 
         cli_feed(x, ids, c->prefill, 0, 0);
@@ -556,17 +577,23 @@ cli_bench(cli_t *x, const cli_conf_t *c)
 
         t0 = cli_now();
 
-        for (uint32_t i = 0; i < c->decode; i++) {
+        for (uint32_t i = 0; c->batch > 0 && i < c->decode; i++) {
             cli_step(x, now, c->batch, (c->context ? from : fed) + i);
         }
 
         batched[r] = (double) c->batch * c->decode / (cli_now() - t0);
     }
 
-    printf("isa %s prefill %u: %.1f tok/s  decode %u: %.1f tok/s  "
-           "batch %u: %.1f tok/s\n", x->ops->name, c->prefill,
-           cli_median(prefill), c->decode, cli_median(decode), c->batch,
-           cli_median(batched));
+    printf("isa %s prefill %u: %.1f tok/s  decode %u: %.1f tok/s",
+           x->ops->name, c->prefill, cli_median(prefill, c->rounds),
+           c->decode, cli_median(decode, c->rounds));
+
+    if (c->batch > 0) {
+        printf("  batch %u: %.1f tok/s", c->batch,
+               cli_median(batched, c->rounds));
+    }
+
+    printf("\n");
     free(ids);
 }
 
@@ -596,7 +623,7 @@ main(int argc, char **argv)
 
     if (c.prefill > 0) {
         cli_open(&x, &c, gguf, (c.prefill > c.context ? c.prefill : c.context)
-                 + c.decode + 64, c.batch);
+                 + c.decode + 64, c.batch ? c.batch : 1);
         cli_bench(&x, &c);
 
     } else {
