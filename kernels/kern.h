@@ -202,7 +202,7 @@ typedef struct {
     int32_t      rc;              /* INFER_OK, or what infer_sample() says */
     int32_t      id;
     float        logprob;         /* 0 when none was asked for */
-    kern_edit_t  top[INFER_MAX_TOP_LOGPROBS];  /* id, logprob */
+    infer_top_t  top[INFER_MAX_TOP_LOGPROBS];  /* -1: no more tokens */
 } kern_sampled_t;
 
 /* How a device is, as its driver tells; negative: not known. */
@@ -218,7 +218,10 @@ struct kern_ops_s {
     uint32_t     numerics;        /* see kern_numerics(), < 256 */
     uint32_t     depth;           /* steps between submit() and wait(): 1
                                    * here, 2 where a step may be begun and
-                                   * submitted while the one before runs */
+                                   * submitted while the one before runs;
+                                   * begin() and sample() then copy what
+                                   * they are given, and steps and kv_zero()
+                                   * happen in the order of the calls */
 
     /* Whether the shape can be served, as far as that is known without
      * touching the device; UNSUPPORTED with a sentence. NULL: open() says

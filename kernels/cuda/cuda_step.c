@@ -4,7 +4,6 @@
  * batch may have them anywhere. Nothing is launched before submit().
  */
 
-#include <math.h>
 #include <string.h>
 
 #include "cuda_ctx.h"
@@ -249,30 +248,8 @@ cu_head_phase(kern_ctx_t *c, const float *norm, const kern_weight_t *w)
 static void
 step_sample_one(kern_ctx_t *c, cu_slot_t *s, const kern_sample_t *k)
 {
-    uint32_t                 n = k->n_bias + k->n_ban + k->n_seen;
-    const infer_sampling_t  *p = k->params;
-
-    s->h_sample[k->out] = (cu_sample_t) {
-        .seed = p->seed, .temperature = p->temperature, .top_p = p->top_p,
-        .min_p = p->min_p, .repetition = p->repetition_penalty,
-        .presence = p->presence_penalty, .frequency = p->frequency_penalty,
-        .top_k = p->top_k, .n_out = k->n_out, .choice = k->choice,
-        .first_edit = s->n_edits, .n_bias = k->n_bias, .n_ban = k->n_ban,
-        .n_seen = k->n_seen, .top_logprobs = p->top_logprobs,
-        .want = p->logprobs || p->top_logprobs != 0,
-        .mask_off = k->mask != NULL ? s->n_mask_words : UINT32_MAX
-    };
-
-    if (n != 0) {
-        memcpy(s->h_edit + s->n_edits, k->edit, n * sizeof(kern_edit_t));
-        s->n_edits += n;
-    }
-    if (k->mask != NULL) {
-        memcpy(s->h_mask + s->n_mask_words, k->mask,
-               c->mask_words * sizeof(uint32_t));
-        s->n_mask_words += c->mask_words;
-    }
-
+    cu_sample_pack(k, c->shape.vocab, &s->h_sample[k->out], s->h_edit,
+                   &s->n_edits, s->h_mask, &s->n_mask_words);
     s->h.sample_row[k->out] = s->h.out_row[k->out];
     s->asked[k->out] = 1;
     s->n_sampled++;
@@ -393,32 +370,6 @@ cu_submit(kern_ctx_t *c)
 
 /* ---- results ---- */
 
-/* As the CPU's sampler: log-softmax of the raw logits in f64. */
-static void
-step_result(const cu_sample_t *p, const cu_sampled_t *from,
-    kern_sampled_t *to)
-{
-    uint32_t  i;
-    double    lse;
-
-    to->rc = from->rc;
-    to->id = from->id;
-    to->logprob = 0;
-
-    if (from->rc != INFER_OK || !p->want) {
-        return;
-    }
-
-    lse = (double) from->max + log(from->sum);
-    to->logprob = (float) ((double) from->logit - lse);
-
-    for (i = 0; i < p->top_logprobs; i++) {
-        to->top[i].id = from->top_id[i];
-        to->top[i].value = from->top_id[i] < 0 ? -INFINITY
-                           : (float) ((double) from->top_logit[i] - lse);
-    }
-}
-
 int
 cu_wait(kern_ctx_t *c)
 {
@@ -438,7 +389,8 @@ cu_wait(kern_ctx_t *c)
 
     for (i = 0; i < s->n_outs; i++) {
         if (s->asked[i]) {
-            step_result(&s->h_sample[i], &s->h_out[i], &s->result[i]);
+            cu_sample_unpack(&s->h_out[i], &s->h_sample[i],
+                             &s->result[i]);
         }
     }
 

@@ -56,7 +56,7 @@ cu_sample_unpack(const cu_sampled_t *from, const cu_sample_t *s,
     to->logprob = (float) ((double) from->logit - lse);
     for (uint32_t i = 0; i < s->top_logprobs; i++) {
         to->top[i].id = from->top_id[i];
-        to->top[i].value = from->top_id[i] < 0 ? -INFINITY
-                           : (float) ((double) from->top_logit[i] - lse);
+        to->top[i].logprob = from->top_id[i] < 0 ? -INFINITY
+                             : (float) ((double) from->top_logit[i] - lse);
     }
 }
