@@ -156,9 +156,9 @@ ngx_http_infer_bus_check(ngx_http_infer_plan_t *plan,
     fds[1] = bm->image_fd;
     fds[2] = plan->template_fd[n];
 
-    rc = ngx_http_infer_engine_check(bus->engine_fd, argv, fds, plan->ccf,
-                                     answer, NGX_HTTP_INFER_ANSWER,
-                                     plan->log);
+    rc = ngx_http_infer_engine_check(bus->engine_fd, argv, bus->env, fds,
+                                     plan->ccf, answer,
+                                     NGX_HTTP_INFER_ANSWER, plan->log);
 
     if (rc == NGX_DECLINED) {
         ngx_http_infer_emerg(plan->log, &model->path_place, 0,
@@ -202,6 +202,9 @@ ngx_http_infer_bus_info(ngx_http_infer_plan_t *plan,
     info->batch_tokens = ngx_http_infer_check_value(answer, "batch_tokens=");
     info->n_pages = ngx_http_infer_check_value(answer, "n_pages=");
     info->kv_type = model->kv_type;
+    info->precision = model->precision;
+    info->gpu_permille = model->gpu_permille;
+    info->gpu_bytes = model->gpu_bytes;
     info->vocab = ngx_http_infer_check_value(answer, "vocab=");
     info->tensor_bytes = ngx_http_infer_check_value(answer, "tensor_bytes=");
     info->n_params = ngx_http_infer_check_value(answer, "n_params=");
@@ -268,12 +271,12 @@ ngx_http_infer_check_argv(ngx_http_infer_plan_t *plan,
 
     ecf = plan->zone->engine;
 
-    argv = ngx_pcalloc(plan->pool, 16 * sizeof(char *));
+    argv = ngx_pcalloc(plan->pool, 17 * sizeof(char *));
     if (argv == NULL) {
         return NULL;
     }
 
-    for (i = 0; i < 15; i++) {
+    for (i = 0; i < 16; i++) {
         argv[i] = ngx_pcalloc(plan->pool, 128);
         if (argv[i] == NULL) {
             return NULL;
@@ -299,6 +302,8 @@ ngx_http_infer_check_argv(ngx_http_infer_plan_t *plan,
     ngx_http_infer_arg(p, 127, "kv_bytes=%O", model->kv_bytes);
     ngx_http_infer_arg(p, 127, "kv_type=%V",
                        &ngx_http_infer_kv_types[model->kv_type]);
+    ngx_http_infer_arg(p, 127, "precision=%V",
+                       &ngx_http_infer_precisions[model->precision]);
     ngx_http_infer_arg(p, 127, "threads=%ui", ecf ? ecf->threads : 0);
 
     if (ecf != NULL) {

@@ -21,6 +21,12 @@ static char *ngx_http_infer_model_file(ngx_conf_t *cf, ngx_str_t *file,
     ngx_http_infer_place_t *place);
 static char *ngx_http_infer_model_kv(ngx_conf_t *cf,
     ngx_http_infer_model_t *model);
+static char *ngx_http_infer_model_device(ngx_conf_t *cf,
+    ngx_http_infer_model_t *model);
+static char *ngx_http_infer_model_precision(ngx_conf_t *cf,
+    ngx_http_infer_model_t *model);
+static char *ngx_http_infer_model_gpu_memory(ngx_conf_t *cf,
+    ngx_http_infer_model_t *model);
 static char *ngx_http_infer_model_alias(ngx_conf_t *cf,
     ngx_http_infer_model_t *model);
 
@@ -31,6 +37,20 @@ ngx_str_t  ngx_http_infer_kv_types[] = {
     ngx_string("f16"),
     ngx_string("bf16"),
     ngx_string("q8"),
+    ngx_string("fp8"),
+    ngx_null_string
+};
+
+
+/* in the order of infer_bus_model_t.precision */
+
+ngx_str_t  ngx_http_infer_precisions[] = {
+    ngx_string("q8"),
+    ngx_string("bf16"),
+    ngx_string("f16"),
+    ngx_string("w4a16"),
+    ngx_string("fp8"),
+    ngx_string("w8a8"),
     ngx_null_string
 };
 
@@ -104,6 +124,15 @@ ngx_http_infer_model_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         ngx_str_set(&model->device, "cpu");
     }
 
+    if (ngx_strncmp(model->device.data, "cuda", 4) != 0
+        && (model->gpu_permille != 0 || model->gpu_bytes != 0))
+    {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"gpu_memory\" of infer_model \"%V\" needs "
+                           "\"device cuda\"", &model->name);
+        return NGX_CONF_ERROR;
+    }
+
     return NGX_CONF_OK;
 }
 
@@ -138,14 +167,13 @@ ngx_http_infer_model_param(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
         rv = ngx_http_infer_model_alias(cf, model);
 
     } else if (ngx_strcmp(value[0].data, "device") == 0) {
-        rv = ngx_http_infer_model_string(cf, &model->device);
+        rv = ngx_http_infer_model_device(cf, model);
 
-        if (rv == NGX_CONF_OK && ngx_strcmp(value[1].data, "cpu") != 0) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "unknown device \"%V\", there is \"cpu\"",
-                               &value[1]);
-            return NGX_CONF_ERROR;
-        }
+    } else if (ngx_strcmp(value[0].data, "precision") == 0) {
+        rv = ngx_http_infer_model_precision(cf, model);
+
+    } else if (ngx_strcmp(value[0].data, "gpu_memory") == 0) {
+        rv = ngx_http_infer_model_gpu_memory(cf, model);
 
     } else if (ngx_strcmp(value[0].data, "context") == 0) {
         rv = ngx_http_infer_model_number(cf, &model->context, 1 << 24);
@@ -268,7 +296,7 @@ ngx_http_infer_model_kv(ngx_conf_t *cf, ngx_http_infer_model_t *model)
     if (cf->args->nelts > 3 || type->len == 0) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
                            "unknown \"kv_cache\" type \"%V\", there are "
-                           "\"f16\", \"bf16\" and \"q8\"",
+                           "\"f16\", \"bf16\", \"q8\" and \"fp8\"",
                            &value[cf->args->nelts - 1]);
         return NGX_CONF_ERROR;
     }
@@ -283,6 +311,107 @@ ngx_http_infer_model_kv(ngx_conf_t *cf, ngx_http_infer_model_t *model)
 
     model->kv_bytes = bytes;
     model->kv_type = type - ngx_http_infer_kv_types;
+
+    return NGX_CONF_OK;
+}
+
+
+/* cpu | cuda[:N], N at most two digits */
+
+static char *
+ngx_http_infer_model_device(ngx_conf_t *cf, ngx_http_infer_model_t *model)
+{
+    char       *rv;
+    u_char     *p;
+    ngx_str_t  *value;
+
+    rv = ngx_http_infer_model_string(cf, &model->device);
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    value = cf->args->elts;
+    p = value[1].data;
+
+    if (ngx_strcmp(p, "cpu") == 0 || ngx_strcmp(p, "cuda") == 0
+        || (ngx_strncmp(p, "cuda:", 5) == 0 && value[1].len <= 7
+            && ngx_atoi(p + 5, value[1].len - 5) != NGX_ERROR))
+    {
+        return NGX_CONF_OK;
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "unknown device \"%V\", there are \"cpu\" and "
+                       "\"cuda[:N]\"", &value[1]);
+
+    return NGX_CONF_ERROR;
+}
+
+
+static char *
+ngx_http_infer_model_precision(ngx_conf_t *cf, ngx_http_infer_model_t *model)
+{
+    ngx_str_t  *name, *value;
+
+    if (model->precision != 0) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    for (name = ngx_http_infer_precisions; name->len != 0; name++) {
+
+        if (ngx_strcmp(name->data, value[1].data) == 0) {
+            model->precision = name - ngx_http_infer_precisions;
+            return NGX_CONF_OK;
+        }
+    }
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "unknown \"precision\" \"%V\", there are \"q8\", "
+                       "\"bf16\", \"f16\", \"w4a16\", \"fp8\" and "
+                       "\"w8a8\"", &value[1]);
+
+    return NGX_CONF_ERROR;
+}
+
+
+/* a part of what is free, 0.001 to 1, or bytes */
+
+static char *
+ngx_http_infer_model_gpu_memory(ngx_conf_t *cf,
+    ngx_http_infer_model_t *model)
+{
+    off_t       bytes;
+    ngx_int_t   n;
+    ngx_str_t  *value;
+
+    if (model->gpu_permille != 0 || model->gpu_bytes != 0) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    n = ngx_atofp(value[1].data, value[1].len, 3);
+
+    if (n >= 1 && n <= 1000) {
+        model->gpu_permille = n;
+        return NGX_CONF_OK;
+    }
+
+    bytes = ngx_parse_offset(&value[1]);
+
+    /* a device with less than a megabyte has no model */
+
+    if (bytes < 1024 * 1024) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"gpu_memory\" value \"%V\", it must be "
+                           "a part of 1 or a size of at least 1m",
+                           &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    model->gpu_bytes = bytes;
 
     return NGX_CONF_OK;
 }

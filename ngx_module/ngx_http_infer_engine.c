@@ -169,21 +169,19 @@ ngx_http_infer_engine_open(ngx_http_infer_zone_t *zone, ngx_log_t *log)
 
 
 /*
- * Runs the binary with argv; fds are the model, the image and the template
+ * Runs the binary with argv and env; fds are the model, the image and the template
  * (or -1), which become 3, 4 and 5. NGX_DECLINED: the answer is the sentence
  * of an error; NGX_OK: it begins with "ok".
  */
 
 ngx_int_t
-ngx_http_infer_engine_check(int engine_fd, char *const *argv, const int *fds,
-    ngx_core_conf_t *ccf, char *answer, size_t size, ngx_log_t *log)
+ngx_http_infer_engine_check(int engine_fd, char *const *argv,
+    char *const *env, const int *fds, ngx_core_conf_t *ccf, char *answer,
+    size_t size, ngx_log_t *log)
 {
     int        out[2], null, child[NGX_HTTP_INFER_CHECK_FDS];
     pid_t      pid;
-    char      *env[1];
     ngx_int_t  rc;
-
-    env[0] = NULL;
 
     null = open("/dev/null", O_RDWR|O_CLOEXEC);
 

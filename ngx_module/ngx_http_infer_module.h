@@ -99,6 +99,9 @@ typedef struct {
     ngx_uint_t                  batch_tokens;
     off_t                       kv_bytes;
     ngx_uint_t                  kv_type;        /* of the kv_cache */
+    ngx_uint_t                  precision;      /* KERN_PREC_* */
+    ngx_uint_t                  gpu_permille;   /* of gpu_memory, or */
+    off_t                       gpu_bytes;
     ngx_http_infer_place_t      place;
     ngx_http_infer_place_t      path_place;
     ngx_http_infer_place_t      template_place;
@@ -223,6 +226,7 @@ typedef struct {
 
 
 extern ngx_str_t     ngx_http_infer_kv_types[];
+extern ngx_str_t     ngx_http_infer_precisions[];
 extern ngx_module_t  ngx_http_infer_module;
 
 
@@ -299,8 +303,8 @@ void ngx_http_infer_engine_housekeeping(ngx_event_t *ev);
 void ngx_http_infer_engine_unwatch(ngx_http_infer_bus_t *bus);
 int ngx_http_infer_engine_open(ngx_http_infer_zone_t *zone, ngx_log_t *log);
 ngx_int_t ngx_http_infer_engine_check(int engine_fd, char *const *argv,
-    const int *fds, ngx_core_conf_t *ccf, char *answer, size_t size,
-    ngx_log_t *log);
+    char *const *env, const int *fds, ngx_core_conf_t *ccf, char *answer,
+    size_t size, ngx_log_t *log);
 
 /*
  * event.c: puts bus->entry_fd[bus->entry] into the event loop, and takes it

@@ -22,8 +22,14 @@ typedef enum {
     NGX_HTTP_INFER_METRIC_KV_PAGES,
     NGX_HTTP_INFER_METRIC_KV_CACHED,
     NGX_HTTP_INFER_METRIC_KV_PEAK,
+    NGX_HTTP_INFER_METRIC_KV_TOTAL,
     NGX_HTTP_INFER_METRIC_PREEMPTIONS,
     NGX_HTTP_INFER_METRIC_LOADED,
+    NGX_HTTP_INFER_METRIC_DEVICE_CELSIUS,
+    NGX_HTTP_INFER_METRIC_DEVICE_PERCENT,
+    NGX_HTTP_INFER_METRIC_DEVICE_POWER,
+    NGX_HTTP_INFER_METRIC_DEVICE_USED,
+    NGX_HTTP_INFER_METRIC_DEVICE_TOTAL,
     NGX_HTTP_INFER_METRIC_UP,
     NGX_HTTP_INFER_METRIC_RESTARTS,
     NGX_HTTP_INFER_METRIC_STEPS,
@@ -55,6 +61,13 @@ static u_char *ngx_http_infer_metrics_models(u_char *p, u_char *last,
 static u_char *ngx_http_infer_metrics_model(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t i,
     ngx_http_infer_metric_t *metric);
+static char *ngx_http_infer_health_why(ngx_http_request_t *r,
+    ngx_http_infer_bus_t *bus);
+static ngx_uint_t ngx_http_infer_metrics_pages(infer_bus_model_t *bm);
+static u_char *ngx_http_infer_metrics_devices(u_char *p, u_char *last,
+    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
+static int64_t ngx_http_infer_metrics_device(infer_bus_model_t *bm,
+    ngx_uint_t what);
 static u_char *ngx_http_infer_metrics_bus(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
 static uint64_t ngx_http_infer_metrics_value(ngx_http_infer_bus_t *bus,
@@ -107,6 +120,9 @@ static ngx_http_infer_metric_t  ngx_http_infer_model_metrics[] = {
     { "ngx_infer_kv_pages_peak", "gauge",
       "KV pages ever in use.", NGX_HTTP_INFER_METRIC_KV_PEAK },
 
+    { "ngx_infer_kv_pages", "gauge",
+      "KV pages that there are.", NGX_HTTP_INFER_METRIC_KV_TOTAL },
+
     { "ngx_infer_preemptions_total", "counter",
       "Generations put back for want of KV pages.",
       NGX_HTTP_INFER_METRIC_PREEMPTIONS },
@@ -117,6 +133,31 @@ static ngx_http_infer_metric_t  ngx_http_infer_model_metrics[] = {
 
     { "ngx_infer_model_loaded", "gauge",
       "The model is loaded.", NGX_HTTP_INFER_METRIC_LOADED },
+
+    { NULL, NULL, NULL, 0 }
+};
+
+
+/* per model that runs on a device with a library that watches it */
+
+static ngx_http_infer_metric_t  ngx_http_infer_device_metrics[] = {
+
+    { "ngx_infer_device_temperature_celsius", "gauge",
+      "Temperature of the device.", NGX_HTTP_INFER_METRIC_DEVICE_CELSIUS },
+
+    { "ngx_infer_device_utilization_percent", "gauge",
+      "Time in which the device did something, by everybody.",
+      NGX_HTTP_INFER_METRIC_DEVICE_PERCENT },
+
+    { "ngx_infer_device_power_watts", "gauge",
+      "Power that the device takes.", NGX_HTTP_INFER_METRIC_DEVICE_POWER },
+
+    { "ngx_infer_device_memory_used_bytes", "gauge",
+      "Memory of the device in use, by everybody.",
+      NGX_HTTP_INFER_METRIC_DEVICE_USED },
+
+    { "ngx_infer_device_memory_bytes", "gauge",
+      "Memory of the device.", NGX_HTTP_INFER_METRIC_DEVICE_TOTAL },
 
     { NULL, NULL, NULL, 0 }
 };
@@ -281,7 +322,7 @@ ngx_http_infer_health_ready(ngx_http_request_t *r,
             == INFER_ENGINE_FAILED)
         {
             return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 10,
-                                         "The model could not be loaded.");
+                                         ngx_http_infer_health_why(r, bus));
         }
 
         return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
@@ -302,6 +343,30 @@ ngx_http_infer_health_ready(ngx_http_request_t *r,
     }
 
     return ngx_http_infer_health_live(r);
+}
+
+
+/* the engine's sentence is written before its state and not again */
+
+static char *
+ngx_http_infer_health_why(ngx_http_request_t *r, ngx_http_infer_bus_t *bus)
+{
+    char    *p, *why;
+    size_t   len;
+
+    why = bus->bus.hdr->error;
+    len = strnlen(why, sizeof(bus->bus.hdr->error) - 1);
+
+    p = ngx_pnalloc(r->pool, sizeof("The model could not be loaded: .") + len);
+
+    if (p == NULL || len == 0) {
+        return "The model could not be loaded.";
+    }
+
+    (void) ngx_sprintf((u_char *) p, "The model could not be loaded: %*s.%Z",
+                       len, why);
+
+    return p;
 }
 
 
@@ -362,6 +427,7 @@ ngx_http_infer_metrics(ngx_http_request_t *r)
     last = p + size;
 
     p = ngx_http_infer_metrics_models(p, last, z, n);
+    p = ngx_http_infer_metrics_devices(p, last, z, n);
     p = ngx_http_infer_metrics_bus(p, last, z, n);
     p = ngx_http_infer_metrics_counters(p, last, z, n);
     p = ngx_http_infer_metrics_finished(p, last, z, n);
@@ -425,7 +491,7 @@ ngx_http_infer_metrics_model(u_char *p, u_char *last,
     case NGX_HTTP_INFER_METRIC_KV_USAGE:
         return ngx_slprintf(p, last, "%.4f\n",
                             (double) atomic_load(&bm->pages_used)
-                            / ngx_max(bm->n_pages, 1));
+                            / ngx_http_infer_metrics_pages(bm));
 
     case NGX_HTTP_INFER_METRIC_KV_PAGES:
         value = atomic_load(&bm->pages_used);
@@ -437,6 +503,10 @@ ngx_http_infer_metrics_model(u_char *p, u_char *last,
 
     case NGX_HTTP_INFER_METRIC_KV_PEAK:
         value = atomic_load(&bm->pages_peak);
+        break;
+
+    case NGX_HTTP_INFER_METRIC_KV_TOTAL:
+        value = ngx_http_infer_metrics_pages(bm);
         break;
 
     case NGX_HTTP_INFER_METRIC_PREEMPTIONS:
@@ -465,6 +535,91 @@ ngx_http_infer_metrics_model(u_char *p, u_char *last,
     }
 
     return ngx_slprintf(p, last, "%uL\n", value);
+}
+
+
+/* a device may have had room for fewer than were configured */
+
+static ngx_uint_t
+ngx_http_infer_metrics_pages(infer_bus_model_t *bm)
+{
+    uint32_t  total;
+
+    total = atomic_load(&bm->pages_total);
+
+    return total ? total : ngx_max(bm->n_pages, 1);
+}
+
+
+/* what devices say about themselves; nothing where nothing is known */
+
+static u_char *
+ngx_http_infer_metrics_devices(u_char *p, u_char *last,
+    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n)
+{
+    int64_t                   value;
+    ngx_uint_t                i, k, head;
+    infer_bus_model_t        *bm;
+    ngx_http_infer_metric_t  *metric;
+
+    for (metric = ngx_http_infer_device_metrics; metric->name; metric++) {
+        head = 0;
+
+        for (i = 0; i < n; i++) {
+            for (k = 0; k < z[i].bus->nmodels; k++) {
+                bm = &z[i].bus->bus.model[k];
+                value = ngx_http_infer_metrics_device(bm, metric->what);
+
+                if (!atomic_load(&bm->device_known) || value < 0) {
+                    continue;
+                }
+
+                if (!head++) {
+                    p = ngx_slprintf(p, last, "# HELP %s %s\n# TYPE %s %s\n",
+                                     metric->name, metric->help,
+                                     metric->name, metric->type);
+                }
+
+                p = ngx_slprintf(p, last, "%s{engine=\"%V\",model_name="
+                                 "\"%*s\",device=\"%*s\"} ", metric->name,
+                                 &z[i].zone->name,
+                                 strnlen(bm->name, sizeof(bm->name)),
+                                 bm->name,
+                                 strnlen(bm->device, sizeof(bm->device)),
+                                 bm->device);
+
+                p = metric->what == NGX_HTTP_INFER_METRIC_DEVICE_POWER
+                    ? ngx_slprintf(p, last, "%L.%03L\n", value / 1000,
+                                   value % 1000)
+                    : ngx_slprintf(p, last, "%L\n", value);
+            }
+        }
+    }
+
+    return p;
+}
+
+
+static int64_t
+ngx_http_infer_metrics_device(infer_bus_model_t *bm, ngx_uint_t what)
+{
+    switch (what) {
+
+    case NGX_HTTP_INFER_METRIC_DEVICE_CELSIUS:
+        return atomic_load(&bm->device_celsius);
+
+    case NGX_HTTP_INFER_METRIC_DEVICE_PERCENT:
+        return atomic_load(&bm->device_percent);
+
+    case NGX_HTTP_INFER_METRIC_DEVICE_POWER:
+        return atomic_load(&bm->device_mw);
+
+    case NGX_HTTP_INFER_METRIC_DEVICE_USED:
+        return atomic_load(&bm->device_used);
+
+    default:
+        return atomic_load(&bm->device_total);
+    }
 }
 
 

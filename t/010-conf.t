@@ -142,6 +142,72 @@ GET /api/models
 --- error_log eval
 [qr/\[emerg\].*tpu.* in .*nginx\.conf:\d+/]
 
+=== TEST 11b: a device number that is none
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; device cuda:x; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*unknown device "cuda:x".* in .*nginx\.conf:\d+/]
+
+=== TEST 11c: an unknown precision
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; precision q9; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*unknown "precision" "q9".* in .*nginx\.conf:\d+/]
+
+=== TEST 11d: a precision that the CPU has not
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; precision fp8; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"fp8" needs "device cuda".* in .*nginx\.conf:\d+/]
+
+=== TEST 11e: a KV type that the CPU has not
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; kv_cache 4m fp8; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"fp8" needs "device cuda".* in .*nginx\.conf:\d+/]
+
+=== TEST 11f: memory of a device that is not used
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; gpu_memory 0.5; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"gpu_memory" of infer_model "tiny" needs "device cuda"/]
+
+=== TEST 11g: more than all of the memory
+--- http_config
+    infer_model tiny {
+        path $TEST_NGINX_TINY_MODEL; device cuda; gpu_memory 1.5;
+    }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "gpu_memory" value "1.5".* in .*nginx\.conf:\d+/]
+
+=== TEST 11h: a plugin that is not there
+--- http_config
+    infer_engine default env=INFER_CUDA_PLUGIN=/nonexistent/plugin.so;
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; device cuda; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"device cuda" needs the plugin "\/nonexistent\/plugin.so".* in .*nginx\.conf:\d+/]
+
 === TEST 12: KV that cannot hold one sequence
 --- http_config
     infer_model tiny { path $TEST_NGINX_TINY_MODEL; context 2048; kv_cache 16k; }
@@ -169,7 +235,7 @@ GET /v1/models
     location / { infer tiny; }
 --- must_die
 --- error_log eval
-[qr/\[emerg\].*"q9".*"f16", "bf16" and "q8".* in .*nginx\.conf:\d+/]
+[qr/\[emerg\].*"q9".*"f16", "bf16", "q8" and "fp8".* in .*nginx\.conf:\d+/]
 
 === TEST 13: a zone that is too small says how large it must be
 --- http_config
