@@ -416,7 +416,9 @@ dec_values_16(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *hea
     }
 }
 
-/* The same for 8-bit types: a block's weights are p times the scales of its keys. */
+/* The same for 8-bit types: a block's weights are p times the scales of its keys, and a power of two
+ * that keeps the bits of their low halves in f16 and is taken back afterwards; it holds fp8's bias. */
+#define DEC_LIFT(type)  ((type) == KERN_KV_FP8 ? KV_BIAS(type) : 64.0f)
 template <uint32_t TYPE, int D>
 DEV_INLINE void
 dec_values_8(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *head, uint32_t n)
@@ -449,7 +451,8 @@ dec_values_8(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *head
 
 #pragma unroll
             for (int i = 0; i < 2; i++) {      /* a slot never written may hold anything */
-                x[i] = 8 * t + 2 * c + i < n ? p[t][i] * dec_scale<NB>(vs[t], i, b) : 0.0f;
+                x[i] = 8 * t + 2 * c + i < n
+                       ? p[t][i] * (dec_scale<NB>(vs[t], i, b) * DEC_LIFT(TYPE)) : 0.0f;
             }
             dec_split<TYPE>(x[0], x[1], &a[t / 2][t % 2 * 2], &a[t / 2][t % 2 * 2 + 1]);
         }
@@ -462,7 +465,7 @@ dec_values_8(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *head
             }
         }
         if (on) {
-            dec_store<D, 4>(o, 32 * b + 8 * c, acc, KV_BIAS(TYPE));
+            dec_store<D, 4>(o, 32 * b + 8 * c, acc, KV_BIAS(TYPE) / DEC_LIFT(TYPE));
         }
     }
 }

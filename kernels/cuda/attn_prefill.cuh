@@ -108,7 +108,7 @@ pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t 
     if (T::PAGES > 1 && from + KERN_PAGE_TOKENS < u.keys) {
         high = kv_head(job.a, u.table, from + KERN_PAGE_TOKENS, u.g);
     }
-#pragma unroll(8)
+#pragma unroll(4)
     for (uint32_t i = threadIdx.x; i < 2 * T::KEYS * D / 8; i += PRE_THREADS) {
         uint32_t  c = i % (D / 8), key = i / (D / 8) % T::KEYS, value = i / (D / 8 * T::KEYS);
 
@@ -426,8 +426,8 @@ attn_prefill_k(attn_job_t job)
             } else {
                 pre_fetch_16<TYPE, D, WM>(kv + (stage ^ 1) * KV, job, u, from + T::KEYS);
             }
+            cp_commit();
         }
-        cp_commit();
 
         pre_scores<TYPE, D, WM>(s, q, tile);
         if (from + T::KEYS > u.pos0) {
