@@ -194,7 +194,7 @@ cu_blas_close(cu_blas_t *blas)
 size_t
 cu_blas_scratch(const cu_weight_t *w, uint32_t n)
 {
-    return w->family == CU_FP8 || w->family == CU_W8A8
+    return (w->family == CU_FP8 || w->family == CU_W8A8) && w->n_out <= w->n_in
            ? ((size_t) n * w->n_out * sizeof(float) + 255) & ~(size_t) 255
            : 0;
 }

@@ -7,8 +7,8 @@
  * bytes as decode, since those layouts are row-major (gemm_f.h); no memory,
  * no time. W4A16: bf16 in dev->work, made again for every matrix of every
  * step of more than CU_F_W4_PLAIN rows: 2 n_out n_in bytes of scratch, the
- * largest matrix once (8B: 117 MB for the feed-forward, 1 GB if a head is
- * W4A16), and 4.6 bytes of traffic a weight, about 10 ms a step of 8B at
+ * largest matrix once (8B: 117 MB for the feed-forward; a head beyond
+ * CU_F_PLAIN_MAX bytes gets none and stays with the decode kernel), and 4.6 bytes of traffic a weight, about 10 ms a step of 8B at
  * 3 TB/s, which 2048 tokens (29 TFLOP of GEMM) share. A second, plain layout
  * was rejected: it quadruples the memory that 4-bit weights were chosen for.
  *
@@ -48,7 +48,9 @@ void cu_blas_close(cu_blas_t *blas);
 int cu_blas_linear(const cu_dev_t *dev, cu_family_e family,
     const cu_f_args_t *p, uint8_t *work, size_t work_bytes);
 
-/* Bytes of work beside CU_BLAS_WORK for n rows of this matrix. */
+/* Bytes of work beside CU_BLAS_WORK for n rows of this matrix: raw sums of
+ * fp8 and W8A8 that are added to y. Those matrices (attention's output, the
+ * feed-forward's second) have no more rows than columns; others get none. */
 size_t cu_blas_scratch(const cu_weight_t *w, uint32_t n);
 
 #ifdef __cplusplus

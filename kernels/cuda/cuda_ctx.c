@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "blas.h"
 #include "cuda_ctx.h"
 
 #define CTX_FRACTION  0.9f
@@ -608,6 +609,10 @@ cu_open(kern_ctx_t **ctx, const kern_ops_t *ops, const kern_shape_t *shape,
         c->dev.cc = c->device.cc;
         c->dev.pdl = c->device.cc >= 90;
         ctx_sizes(c);
+        if (c->dev.work_bytes != 0) {
+            /* without it own kernels do the work; q8 never needs it */
+            (void) cu_blas_open(&c->dev.blas, NULL, NULL);
+        }
         rc = ctx_start(c, &why);
     }
 
@@ -668,6 +673,7 @@ cu_close(kern_ctx_t *c)
     ctx_free_stream(c->up);
     ctx_free_stream(c->down);
     ctx_free_stream(c->dev.stream);
+    cu_blas_close(c->dev.blas);
     for (i = 0; i < CU_DEPTH; i++) {
         ctx_free_slot(&c->slot[i]);
     }

@@ -284,11 +284,11 @@ cu_linear_f_work(const cu_weight_t *w, uint32_t n)
     }
 
     if (w->family == CU_W4A16) {
-        if (n <= CU_F_W4_PLAIN) {
+        plain = gemm_f_plain(w);
+
+        if (n <= CU_F_W4_PLAIN || plain > CU_F_PLAIN_MAX) {
             return 0;
         }
-
-        plain = gemm_f_plain(w);
     }
 
     return plain + cu_blas_scratch(w, n) + CU_BLAS_WORK;

@@ -266,7 +266,7 @@ w4_decode(const cu_dev_t *dev, cu_f_args_t *p)
                : w4_decode_launch<2, 8, 1, MIN, true>(dev, p);
     }
 
-    return p->n <= 8 ? w4_decode_launch<1, 1, 4, MIN, false>(dev, p)
+    return p->n <= 8 ? w4_decode_launch<1, 1, MIN ? 3 : 4, MIN, false>(dev, p)
            : p->n <= 16 ? w4_decode_launch<1, 2, 2, MIN, false>(dev, p)
            : p->n <= 32 ? w4_decode_launch<2, 4, 1, MIN, false>(dev, p)
            : w4_decode_launch<2, 8, 1, MIN, false>(dev, p);
