@@ -20,6 +20,17 @@ extern "C" {
  * packed matrix + n (a row of activations and its scale + 4 n_out). */
 kern_cost_t cu_linear_f_cost(const cu_weight_t *w, uint32_t n);
 
+/* n rows of cu_norm() and of cu_quantize() for the families in want: x in
+ * f32 (and the weights of the norm) in, their forms out. */
+kern_cost_t cu_norm_cost(uint32_t want, uint32_t n, uint32_t dim);
+kern_cost_t cu_quantize_cost(uint32_t want, uint32_t n, uint32_t dim);
+
+/* cu_attend() of one sequence's last rows, the last of which sees n_keys:
+ * pages and q, k, v in, the rows' own keys and out written; partial results
+ * and quantized forms are left out. */
+kern_cost_t cu_attend_cost(const cu_attn_t *a, uint32_t rows,
+    uint32_t n_keys);
+
 #ifdef __cplusplus
 }
 #endif
