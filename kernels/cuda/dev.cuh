@@ -261,18 +261,34 @@ mma_s8(int c[4], const uint32_t a[4], const uint32_t b[2])
 #endif
 }
 
-/* c += a b, m16n8k16: a is rows g and g + 8 of k quad t, b column g of it. */
+/* d = a b + c, the same c everywhere. */
 DEV_INLINE void
-mma_s8_k16(int c[4], uint32_t a0, uint32_t a1, uint32_t b0)
+mma_s8_from(int d[4], const uint32_t a[4], const uint32_t b[2], int c)
+{
+#ifdef SIMT_EMU
+    d[0] = d[1] = d[2] = d[3] = c;
+    DEV_MMA(mma_s8_fin, d, a, b);
+#else
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%10,%10,%10};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c));
+#endif
+}
+
+/* The same with 16 columns, m16n8k16: a0 and a1 are rows g and g + 8 of k quad t, b0 column g. */
+DEV_INLINE void
+mma_s8_k16_from(int d[4], uint32_t a0, uint32_t a1, uint32_t b0, int c)
 {
 #ifdef SIMT_EMU
     uint32_t  a[4] = { a0, a1, 0, 0 }, b[2] = { b0, 0 };
 
-    DEV_MMA(mma_s8_fin, c, a, b);
+    d[0] = d[1] = d[2] = d[3] = c;
+    DEV_MMA(mma_s8_fin, d, a, b);
 #else
     asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
-        "{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
+        "{%7,%7,%7,%7};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(a0), "r"(a1), "r"(b0), "r"(c));
 #endif
 }
 

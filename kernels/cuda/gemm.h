@@ -127,7 +127,7 @@ typedef struct {
 typedef struct {
     cu_q8_part_t    part[3];
     uint32_t        n_parts;
-    uint32_t        n_blocks;     /* of all parts */
+    uint32_t        n_blocks;     /* of outputs, all parts */
     const int8_t   *q;            /* [n, n_in] */
     const float    *d;            /* [n, n_in / 32] */
     const float    *dsum;         /* [n, links] or NULL */
@@ -137,11 +137,12 @@ typedef struct {
     int             add;
 } cu_q8_args_t;
 
-/* Rows 1 .. CU_SPLIT_MAX: the warps of a block share the columns, exact
- * sums meet in shared memory, one chain an output. p's blocks are set. */
-int cu_q8_split(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
-/* Any number of rows: the chains stay in registers. */
-int cu_q8_tiles(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
+/* y (+)= a w^T, equal bits to kern_linear_q8_ref(); chains in registers, any
+ * number of rows. The launchers set n_blocks and block0. INFER_OK or
+ * INFER_DEVICE. By forms: 4 bits; 8 bits; 8 bits with two scales. */
+int cu_q8_tiles_n4(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
+int cu_q8_tiles_b8(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
+int cu_q8_tiles_s2(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 
 #ifdef __cplusplus
 }

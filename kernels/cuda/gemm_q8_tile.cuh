@@ -1,0 +1,337 @@
+/*
+ * gemm_q8_tile.cuh: linears of the q8 family for any number of rows, chains in registers.
+ */
+
+#ifndef KERN_CUDA_GEMM_Q8_TILE_CUH
+#define KERN_CUDA_GEMM_Q8_TILE_CUH
+
+#include "gemm_q8.cuh"
+
+/* A tile of a block: WM x WN warps, each MT tiles of 16 outputs x NT of 8 rows; STAGES stages of
+ * 128 columns in shared memory, in which the parts of a stage follow each other; BLOCKS such blocks
+ * at least fit an SM's registers. */
+template <int FORM, int WM_, int WN_, int MT_, int NT_, int STAGES_, int BLOCKS_>
+struct Q8Tile {
+    using F = Q8Form<FORM>;
+    static constexpr int  form = FORM;
+    static constexpr int  WM = WM_, WN = WN_, MT = MT_, NT = NT_, STAGES = STAGES_, BLOCKS = BLOCKS_;
+    static constexpr int  tiles = WM * MT;                 /* of 16 outputs */
+    static constexpr int  BM = tiles * CU_TILE, BN = WN * NT * 8;
+    static constexpr int  threads = WM * WN * DEV_WARP;
+    static constexpr int  pitch = Q8_KB * CU_BLOCK + 16;   /* of a row of q: no bank conflicts */
+    static constexpr int  data = 0;
+    static constexpr int  scale = data + tiles * F::steps * CU_STEP;
+    static constexpr int  min = scale + tiles * F::scale_bytes;
+    static constexpr int  q = min + (F::min ? tiles * F::scale_bytes : 0);
+    static constexpr int  d = q + BN * pitch;              /* [block][row] */
+    static constexpr int  dsum = d + Q8_KB * BN * 4;       /* [link][row] */
+    static constexpr int  stage = dsum + (F::min ? F::links * BN * 4 : 0);
+    static constexpr int  smem = STAGES * stage;
+
+    static_assert(NT % 2 == 0, "fragments of rows are loaded for two tiles of 8");
+    static_assert(stage % 16 == 0, "stages begin at 16 bytes");
+    static_assert(smem <= 227 * 1024, "stages fit into an SM's shared memory");
+};
+
+/* What a block reads. */
+struct Q8Span {
+    const uint8_t  *data, *scale, *min;    /* of its first tile */
+    uint32_t        tiles;                 /* left in the matrix, from there */
+    uint32_t        steps, groups;         /* of a tile */
+    uint32_t        row0, n_blocks;        /* of the activations */
+};
+
+/* Begins to load the weights of stage c. */
+template <class C>
+DEV_INLINE void
+q8_load_weights(unsigned char *stage, const Q8Span &s, uint32_t c)
+{
+    using F = typename C::F;
+    constexpr int   per = F::steps * CU_STEP / 16, sper = F::scale_bytes / 16;
+    const uint32_t  left = (s.steps - c * F::steps) * (CU_STEP / 16);
+    const uint32_t  gleft = (s.groups - c * F::subs) * (F::group_bytes / 16);
+
+#pragma unroll 1
+    for (int i = threadIdx.x; i < C::tiles * per; i += C::threads) {
+        const uint32_t  tile = i / per, k = i % per;
+        const bool      in = tile < s.tiles && k < left;
+        const uint64_t  at = ((uint64_t) tile * s.steps + c * F::steps) * CU_STEP + k * 16;
+
+        cp16(stage + C::data + i * 16, in ? s.data + at : s.data, in);
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x; i < C::tiles * sper; i += C::threads) {
+        const uint32_t  tile = i / sper, k = i % sper;
+        const bool      in = tile < s.tiles && k < gleft;
+        const uint64_t  at = ((uint64_t) tile * s.groups + c * F::subs) * F::group_bytes + k * 16;
+
+        cp16(stage + C::scale + i * 16, in ? s.scale + at : s.scale, in);
+        if (F::min) {
+            cp16(stage + C::min + i * 16, in ? s.min + at : s.min, in);
+        }
+    }
+}
+
+/* Begins to load the activations of stage c. */
+template <class C>
+DEV_INLINE void
+q8_load_acts(unsigned char *stage, const cu_q8_args_t &p, const Q8Span &s, uint32_t c)
+{
+    using F = typename C::F;
+    constexpr int   per = Q8_KB * CU_BLOCK / 16;
+    const uint32_t  nb = s.n_blocks, b0 = c * Q8_KB;
+
+#pragma unroll 1
+    for (int i = threadIdx.x; i < C::BN * per; i += C::threads) {
+        const uint32_t  r = i / per, k = i % per;
+        const bool      in = s.row0 + r < p.n && b0 * 2 + k < nb * 2;
+        const uint64_t  at = (uint64_t) (s.row0 + r) * p.n_in + b0 * CU_BLOCK + k * 16;
+
+        cp16(stage + C::q + r * C::pitch + k * 16, in ? p.q + at : p.q, in);
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x; i < C::BN * Q8_KB; i += C::threads) {
+        const uint32_t  r = i / Q8_KB, k = i % Q8_KB;
+        const bool      in = s.row0 + r < p.n && b0 + k < nb;
+
+        cp4(stage + C::d + (k * C::BN + r) * 4,
+            in ? p.d + (uint64_t) (s.row0 + r) * nb + b0 + k : p.d, in);
+    }
+    if constexpr (F::min) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < C::BN * F::links; i += C::threads) {
+            const uint32_t  r = i / F::links, k = i % F::links;
+            const bool      in = s.row0 + r < p.n && b0 * F::subs + k < nb * F::subs;
+
+            cp4(stage + C::dsum + (k * C::BN + r) * 4,
+                in ? p.dsum + ((uint64_t) (s.row0 + r) * nb + b0) * F::subs + k : p.dsum, in);
+        }
+    }
+}
+
+/* Chains of a warp's outputs: element i of c[mt][nt] as in an mma. */
+template <class C>
+struct Q8Acc {
+    float  acc[C::MT][C::NT][4];
+    float  min[C::F::min ? C::MT : 1][C::F::min ? C::NT : 1][4];
+};
+
+/* Block b of a pair. w: steps of the warp's tiles; dw, m: scales and minima of the pair's links, of
+ * rows g and g + 8. */
+template <class C>
+DEV_INLINE void
+q8_tile_block(Q8Acc<C> &x, const unsigned char *stage, int pair, int b, const uint4 *w,
+    const float (*dw)[2][4], const float (*m)[2][4], int row)
+{
+    using F = typename C::F;
+    const int  lane = threadIdx.x % DEV_WARP, t = lane % 4, at = 2 * pair + b;
+    uint32_t   a[C::MT][4], q[4];
+    int        s[4];
+
+#pragma unroll
+    for (int mt = 0; mt < C::MT; mt++) {
+        q8_frag<C::form>(a[mt], w[mt], b);
+    }
+
+#pragma unroll
+    for (int nt = 0; nt < C::NT; nt++) {
+        const int  col = row + nt * 8 + 2 * t;
+
+        if (nt % 2 == 0) {
+            ldsm4(q, stage + C::q + (row + nt * 8 + lane / 16 * 8 + lane % 8) * C::pitch
+                     + at * CU_BLOCK + lane / 8 % 2 * 16);
+        }
+        const uint2     da = ld8a(stage + C::d + (at * C::BN + col) * 4);
+        const uint32_t  f[2] = { q[nt % 2 * 2], q[nt % 2 * 2 + 1] };
+
+#pragma unroll
+        for (int h = 0; h < F::subs; h++) {
+            const int  i = b * F::subs + h;
+
+#pragma unroll
+            for (int mt = 0; mt < C::MT; mt++) {
+                if (F::subs == 1) {
+                    mma_s8_from(s, a[mt], f, F::magic);
+                } else {
+                    mma_s8_k16_from(s, a[mt][2 * h], a[mt][2 * h + 1], f[h], F::magic);
+                }
+                q8_link<C::form>(x.acc[mt][nt], s, dw[mt][0][i], dw[mt][1][i], da);
+            }
+            if constexpr (F::min) {
+                const uint2  ds = ld8a(stage + C::dsum + ((at * F::subs + h) * C::BN + col) * 4);
+
+#pragma unroll
+                for (int mt = 0; mt < C::MT; mt++) {
+                    q8_min(x.min[mt][nt], m[mt][0][i], m[mt][1][i], ds);
+                }
+            }
+        }
+    }
+}
+
+/* A stage of the warp whose first tile and row in the block are tile and row. */
+template <class C>
+DEV_INLINE void
+q8_tile_stage(Q8Acc<C> &x, const unsigned char *stage, int tile, int row)
+{
+    using F = typename C::F;
+    constexpr int  bytes = 2 * F::subs * F::t.scale;       /* of a pair's scales of a row */
+    const int      lane = threadIdx.x % DEV_WARP, g = lane / 4;
+    uint4          w[C::MT] = {};
+    float          dw[C::MT][2][4] = {}, m[F::min ? C::MT : 1][2][4] = {};
+
+#pragma unroll 1
+    for (int pair = 0; pair < Q8_KB / 2; pair++) {
+#pragma unroll
+        for (int mt = 0; mt < C::MT; mt++) {
+            const int  at = (tile + mt) * F::scale_bytes + g * F::row_bytes
+                            + (F::subs == 2 ? pair * F::group_bytes : pair * bytes);
+
+            q8_scales<bytes, F::t.scale>(dw[mt][0], stage + C::scale + at);
+            q8_scales<bytes, F::t.scale>(dw[mt][1], stage + C::scale + at + 8 * F::row_bytes);
+            if constexpr (F::min) {
+                q8_scales<bytes, F::t.scale>(m[mt][0], stage + C::min + at);
+                q8_scales<bytes, F::t.scale>(m[mt][1], stage + C::min + at + 8 * F::row_bytes);
+            }
+        }
+#pragma unroll
+        for (int b = 0; b < 2; b++) {
+#pragma unroll
+            for (int mt = 0; mt < C::MT; mt++) {
+                const int  step = F::nibbles ? pair : 2 * pair + b;
+
+                if (!F::nibbles || b == 0) {
+                    w[mt] = ld16a(stage + C::data + ((tile + mt) * F::steps + step) * CU_STEP
+                                  + lane * 16);
+                }
+            }
+            q8_tile_block<C>(x, stage, pair, b, w, dw, m, row);
+        }
+    }
+}
+
+template <class C>
+DEV_INLINE void
+q8_tile_store(const Q8Acc<C> &x, const cu_q8_args_t &p, const cu_q8_part_t &part, uint32_t out0,
+    uint32_t row0)
+{
+    const int  lane = threadIdx.x % DEV_WARP, g = lane / 4, t = lane % 4;
+
+#pragma unroll
+    for (int nt = 0; nt < C::NT; nt++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t  row = row0 + nt * 8 + 2 * t + (i & 1);
+            float          *y = part.y + (uint64_t) row * p.ldy;
+
+            for (int mt = 0; mt < C::MT; mt++) {
+                const uint32_t  out = out0 + mt * CU_TILE + g + 8 * (i >> 1);
+                float           v = x.acc[mt][nt][i];
+
+                if (C::F::min) {
+                    v += x.min[C::F::min ? mt : 0][C::F::min ? nt : 0][i];
+                }
+                if (row < p.n && out < part.n_out) {
+                    y[out] = p.add ? y[out] + v : v;
+                }
+            }
+        }
+    }
+}
+
+/* q8_tile_k: y[r, o] (+)= chain over blocks b of sum_b(w[o] a[r]) * (dw[o, b] * da[r, b])
+ * shapes   a as cu_acts_t [n, n_in]; w packed [n_out, n_in]; up to three w of one form and n_in
+ * launch   (blocks of BM outputs of all matrices, blocks of BN rows) of 32 WM WN threads
+ * math     equal bits to kern_linear_q8_ref
+ * traffic  cu_q8_cost()     bound: DRAM for few rows, then issue slots: 3 f32 operations a lane
+ *          for each output and block beside an mma of 4096 products for 128 outputs
+ * measured not measured
+ * source   DESIGN.md 5; PTX ISA for fragments */
+template <class C>
+__global__ void __launch_bounds__(C::threads, C::BLOCKS)
+q8_tile_k(const cu_q8_args_t p)
+{
+    using F = typename C::F;
+    DYN_SMEM(smem);
+    const cu_q8_part_t  &part = q8_part(p, blockIdx.x);
+    const uint32_t       tile0 = (blockIdx.x - part.block0) * C::tiles;
+    const int            warp = threadIdx.x / DEV_WARP;
+    const int            tile = warp % C::WM * C::MT, row = warp / C::WM * C::NT * 8;
+    Q8Acc<C>             x;
+    Q8Span               s;
+
+    s.n_blocks = p.n_in / CU_BLOCK;
+    s.steps = cu_steps(F::t, p.n_in);
+    s.groups = cu_groups(F::t, p.n_in);
+    s.tiles = cu_tiles(part.n_out) - tile0;
+    s.row0 = blockIdx.y * C::BN;
+    s.data = part.data + (uint64_t) tile0 * s.steps * CU_STEP;
+    s.scale = part.scale + (uint64_t) tile0 * s.groups * F::group_bytes;
+    s.min = F::min ? part.min + (uint64_t) tile0 * s.groups * F::group_bytes : NULL;
+    memset(&x, 0, sizeof(x));
+
+    const uint32_t  n_stages = (s.n_blocks + Q8_KB - 1) / Q8_KB;
+
+    /* Weights do not depend on the kernel before this one. */
+    for (uint32_t c = 0; c < C::STAGES - 1 && c < n_stages; c++) {
+        q8_load_weights<C>(smem + c * C::stage, s, c);
+    }
+    dev_wait();
+    for (uint32_t c = 0; c < C::STAGES - 1; c++) {
+        if (c < n_stages) {
+            q8_load_acts<C>(smem + c * C::stage, p, s, c);
+        }
+        cp_commit();
+    }
+
+    for (uint32_t c = 0; c < n_stages; c++) {
+        const uint32_t  next = c + C::STAGES - 1;
+
+        cp_wait<C::STAGES - 2>();
+        /* stage c is there for all, and nobody reads stage c - 1 any more */
+        __syncthreads();
+        if (next < n_stages) {
+            unsigned char  *to = smem + next % C::STAGES * C::stage;
+
+            q8_load_weights<C>(to, s, next);
+            q8_load_acts<C>(to, p, s, next);
+        }
+        cp_commit();
+        q8_tile_stage<C>(x, smem + c % C::STAGES * C::stage, tile, row);
+    }
+    cp_wait<0>();
+    dev_launch_dependents();
+    q8_tile_store<C>(x, p, part, (tile0 + tile) * CU_TILE, s.row0 + row);
+}
+
+template <class C>
+static int
+q8_tile_launch(const cu_dev_t *dev, cu_q8_args_t *p)
+{
+    p->n_blocks = 0;
+    for (uint32_t i = 0; i < p->n_parts; i++) {
+        p->part[i].block0 = p->n_blocks;
+        p->n_blocks += (cu_tiles(p->part[i].n_out) + C::tiles - 1) / C::tiles;
+    }
+    return dev_launch(dev, q8_tile_k<C>, dim3(p->n_blocks, (p->n + C::BN - 1) / C::BN),
+                      dim3(C::threads), C::smem, *p);
+}
+
+/* Few rows: blocks small in outputs, so that a matrix is spread over all SMs; many: large ones.
+ * Chains with minima have half as many rows in a warp, for registers. */
+template <int FORM>
+static int
+q8_tile_rows(const cu_dev_t *dev, cu_q8_args_t *p)
+{
+    constexpr int  NT = Q8Form<FORM>::min || Q8Form<FORM>::subs == 2 ? 4 : 8;
+
+    if (p->n <= 16) {
+        return q8_tile_launch<Q8Tile<FORM, 2, 1, 1, 2, 10, 4>>(dev, p);
+    }
+    if (p->n <= 64) {
+        return q8_tile_launch<Q8Tile<FORM, 2, 2, 1, 2, 8, 4>>(dev, p);
+    }
+    return q8_tile_launch<Q8Tile<FORM, 2, 2, 2, NT, 3, 2>>(dev, p);
+}
+
+#endif
