@@ -667,6 +667,4 @@ void run_grid(const LaunchCfg &cfg, const std::function<void()> &body)
 __attribute__((weak))
 void touch(const void *, size_t, bool, bool, void *) {}
 
-__attribute__((weak)) PtxWho ptx_who;
-
 }  // namespace simt

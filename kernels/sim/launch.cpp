@@ -14,10 +14,6 @@ namespace simt {
 constexpr int    MIN_CC = 80;            /* what the plugin is built for */
 constexpr size_t MAX_SMEM = 227 << 10, DEFAULT_SMEM = 48 << 10;
 
-/* Absent in a program without the interpreter. */
-__attribute__((weak)) bool ptx_launch(const LaunchCfg &, const void *,
-    const std::vector<char> &, const std::vector<std::pair<int, int>> &);
-
 /* "ns::kernel<int>" of a kernel's address; lives as long as the process. */
 static const char *kernel_name(const void *fn)
 {
@@ -90,7 +86,7 @@ static RecPtr execute(const LaunchCfg &cfg, const void *fn,
     }
     pdl_begin(rec.get(), prev.get(), cfg.pdl);
     cur_rec = run.rec = rec.get();
-    if (!ptx_launch || !ptx_launch(run, fn, args.bytes, args.layout)) {
+    if (!ptx_launch(run, fn, args.bytes, args.layout)) {
         run_grid(run, body);
     }
     cur_rec = nullptr;

@@ -13,9 +13,6 @@
 
 namespace simt {
 
-/* Absent in a program without the interpreter. */
-__attribute__((weak)) const char *ptx_where(const void *);
-
 /* Lines of addr2line, inlined ones first, joined. */
 static std::string ask_addr2line(const void *pc)
 {
@@ -47,7 +44,7 @@ static std::string ask_addr2line(const void *pc)
 std::string where(const void *pc)
 {
     static std::map<const void *, std::string> known;
-    const char *ptx = ptx_where ? ptx_where(pc) : nullptr;
+    const char *ptx = ptx_where(pc);
 
     if (ptx) {
         return ptx;

@@ -4,6 +4,7 @@
 #
 #   $(EMU)/test_*       plain; SIMT_ORDER= and SIMT_STREAMS= choose schedules
 #   $(EMU)/chk/test_*   kernels instrumented, the checker linked in
+#   $(EMU)/ptx/80/*.ptx what nvcc makes of the kernels, for SIMT_PTX=
 
 EMU       := $(BUILD)/emu
 EMU_CXX   ?= g++
@@ -18,7 +19,7 @@ EMU_FLAGS  = -std=c++17 -O2 -g -Wall -Wextra -Werror -Wno-unknown-pragmas \
 EMU_CFLAGS = -std=gnu11 -O2 -g $(WARN) $(DEFS) -ffp-contract=off -fPIC \
              -fvisibility=hidden -pthread $(EMU_INC) $(CFLAGS)
 # libtsan is not linked: check.cpp answers the calls.
-EMU_CHECK := -fsanitize=thread --param tsan-instrument-func-entry-exit=0
+EMU_CHECK := -O1 -fsanitize=thread --param tsan-instrument-func-entry-exit=0
 
 SIM_CHECK := kernels/sim/check.cpp kernels/sim/report.cpp kernels/sim/perf.cpp
 SIM_SRC   := $(filter-out $(SIM_CHECK) kernels/sim/blas_fake.cpp,\
@@ -33,8 +34,14 @@ SIM_BLAS_SO := $(EMU)/lib/libcublasLt.so.13
 EMU_TESTS := $(patsubst %.cpp,$(EMU)/%,$(notdir \
              $(wildcard kernels/cuda/test/test_cuda_*.cpp)))
 SIM_TESTS := $(patsubst %.cpp,$(EMU)/%,$(notdir \
-             $(wildcard kernels/sim/test/test_sim*.cpp)))
-CHK_TESTS := $(patsubst $(EMU)/%,$(EMU)/chk/%,$(EMU_TESTS) $(SIM_TESTS))
+             $(wildcard kernels/sim/test/test_*.cpp)))
+CHK_TESTS := $(patsubst $(EMU)/%,$(EMU)/chk/%,$(EMU_TESTS) \
+             $(filter $(EMU)/test_sim%,$(SIM_TESTS)))
+EMU_PLUGIN := $(BUILD)/libngx_infer_cuda_emu.so
+
+# nvcc's work, checked by the interpreter: one architecture of each kind.
+EMU_ARCHS ?= 80 90 120
+EMU_PTX    = $(foreach f,$(EMU_CU),$(EMU)/ptx/$1/$(notdir $(f:.cu=.ptx)))
 
 $(EMU)/obj/%.cu.o: %.cu | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
@@ -76,11 +83,11 @@ $(EMU)/chk/test_cuda_%: $(EMU)/obj/kernels/cuda/test/test_cuda_%.o \
     $(SIM_OBJ) $(SIM_CHECK_OBJ) $(SIM_BLAS) $(EMU)/libcuda_chk.a $(BUILD)/libinfer.a
 	$(call say,LINK,$@)
 	$(Q)$(EMU_LINK)
-$(EMU)/test_sim%: $(EMU)/obj/kernels/sim/test/test_sim%.o $(SIM_OBJ)
+$(EMU)/test_%: $(EMU)/obj/kernels/sim/test/test_%.o $(SIM_OBJ) $(SIM_BLAS)
 	$(call say,LINK,$@)
 	$(Q)$(EMU_LINK)
 $(EMU)/chk/test_sim%: $(EMU)/chk/obj/kernels/sim/test/test_sim%.o \
-    $(SIM_OBJ) $(SIM_CHECK_OBJ)
+    $(SIM_OBJ) $(SIM_CHECK_OBJ) $(SIM_BLAS)
 	$(call say,LINK,$@)
 	$(Q)$(EMU_LINK)
 
@@ -89,4 +96,46 @@ $(SIM_BLAS_SO): $(SIM_BLAS)
 	$(call say,LINK,$@)
 	$(Q)$(EMU_CXX) -shared -Wl,-soname,$(@F) -o $@ $^
 
+# The engine loads it when INFER_CUDA_PLUGIN= says so. Kernels are exported
+# beside the entry, for their names.
+$(EMU_PLUGIN): $(patsubst %,$(EMU)/obj/%.o,$(EMU_CU)) $(EMU_C_OBJ) \
+    $(SIM_OBJ) $(BUILD)/libinfer.a
+	$(call say,LINK,$@)
+	$(Q)$(EMU_CXX) -shared -o $@.new $^ -Wl,--exclude-libs,ALL -Wl,-z,defs \
+	    -Wl,-Bsymbolic -ldl $(LIBS)
+	@mv $@.new $@
+
+define EMU_PTX_RULE
+$$(EMU)/ptx/$1/%.ptx: kernels/cuda/%.cu
+	@mkdir -p $$(@D)
+	$$(call say,PTX,$$< $1)
+	$$(Q)$$(NVCC) -O3 -std=c++17 -fmad=false -lineinfo -ptx \
+	    -gencode arch=compute_$1,code=compute_$1 -Iengine -Ikernels \
+	    -Ikernels/cuda -I$$(BUILD) -MMD -MP -o $$@ $$<
+endef
+$(foreach a,$(EMU_ARCHS),$(eval $(call EMU_PTX_RULE,$a)))
+
 -include $(shell find $(EMU) -name '*.d' 2>/dev/null)
+
+.PHONY: emu check-cuda check-cuda-emu check-cuda-ptx
+emu: $(EMU_PLUGIN) $(SIM_BLAS_SO)      ## the CUDA plugin on the emulator, and a fake cublasLt
+
+check-cuda: check-cuda-emu check-cuda-ptx  ## CUDA kernels without a GPU: emulator, checker, nvcc's PTX
+
+# Each test runs in three orders of threads and of queued work by itself;
+# the checker does not depend on the order, and is slower.
+check-cuda-emu: $(SIM_TESTS) $(EMU_TESTS) $(CHK_TESTS)
+	prove -e '' $(SIM_TESTS) $(EMU_TESTS)
+	INFER_QUICK=1 SIMT_ORDER=2 SIMT_STREAMS=random prove -e '' $(CHK_TESTS)
+
+space := $(subst ,, )
+ifeq ($(NVCC),)
+check-cuda-ptx:
+	@echo "no nvcc (NVCC=): nothing runs through the PTX interpreter"
+else
+check-cuda-ptx: $(EMU_TESTS) $(CHK_TESTS) $(EMU)/test_ptx_files \
+    $(foreach a,$(EMU_ARCHS),$(call EMU_PTX,$a))
+	$(foreach a,$(EMU_ARCHS),SIMT_ORDER=0 INFER_QUICK=1 \
+	    SIMT_PTX=$(subst $(space),:,$(strip $(call EMU_PTX,$a))) \
+	    prove -e '' $(EMU)/test_ptx_files $(EMU_TESTS) && ) true
+endif
