@@ -20,6 +20,16 @@ extern "C" {
  * packed matrix + n (a row of activations and its scale + 4 n_out). */
 kern_cost_t cu_linear_f_cost(const cu_weight_t *w, uint32_t n);
 
+/* n rows of a linear of any family; q8: packed matrix + n (q, d, sums where
+ * there are minima, 4 n_out). */
+kern_cost_t cu_linear_cost(const cu_weight_t *w, uint32_t n);
+/* n rows of cu_gate_up(): both matrices and the activations in, out's forms
+ * for the families in want out; no scratch. */
+kern_cost_t cu_gate_up_cost(const cu_weight_t *gate, const cu_weight_t *up,
+    uint32_t n, uint32_t want);
+/* n rows of cu_embed(): the row as packed in, f32 out. */
+kern_cost_t cu_embed_cost(const cu_weight_t *embd, uint32_t n);
+
 /* n rows of cu_norm() and of cu_quantize() for the families in want: x in
  * f32 (and the weights of the norm) in, their forms out. */
 kern_cost_t cu_norm_cost(uint32_t want, uint32_t n, uint32_t dim);

@@ -1,0 +1,307 @@
+/*
+ * bench_gemm.cu: linears of the q8 family at the shapes of an 8B and a 1B
+ * model and of SmolLM2-135M, against the floor of this device. One line each:
+ *
+ *     form shape n_out x n_in rows us GB/s Top/s floor_us %floor
+ *
+ * gate_up is cu_gate_up() with both matrices and quantized output. The floor
+ * is max(bytes / read bandwidth measured here, operations / 1979 Top/s of an
+ * H100's data sheet). Launches are nodes of one graph, programmatic where
+ * the device has it, over copies of the weights that together exceed the L2
+ * cache. Medians of 9 graphs. Exit 77 without a device. "quick": few lines.
+ *
+ *   nvcc -O3 -std=c++17 -fmad=false -arch=sm_90a -Ikernels/cuda -Ikernels \
+ *       -Iengine kernels/cuda/bench/bench_gemm.cu kernels/cuda/gemm*.cu \
+ *       kernels/cuda/linear.cu kernels/cuda/gate_up.cu kernels/cuda/norm.cu \
+ *       kernels/cuda/gemm_f.c kernels/cuda/blas.c kernels/cuda/pack*.c \
+ *       -o bench_gemm     with $(BUILD)/libinfer.a, or make gpu-benches
+ */
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#include "cuda_cost.h"
+#include "gemm.h"
+
+#define REPEATS   9
+#define SPREAD    ((size_t) 256 << 20)   /* bytes of weights in one graph */
+#define MAX_NODES 64
+#define PEAK      1979e12                /* s8 operations a second */
+#define MAX_ROWS  2048
+#define MAX_FFN   14336
+
+static void
+check(cudaError_t rc, const char *what)
+{
+    if (rc != cudaSuccess) {
+        fprintf(stderr, "bench_gemm: %s: %s\n", what, cudaGetErrorString(rc));
+        exit(1);
+    }
+}
+
+/* Random bits, finite as any scale. */
+__global__ void
+fill_k(uint32_t *p, size_t n)
+{
+    size_t  i = blockIdx.x * (size_t) blockDim.x + threadIdx.x;
+
+    for ( ; i < n; i += (size_t) gridDim.x * blockDim.x) {
+        uint32_t  x = (uint32_t) i * 2654435761u;
+
+        x ^= x >> 15;
+        p[i] = (x & 0xbfbfbfbfu) | 0x20202020u;
+    }
+}
+
+__global__ void __launch_bounds__(512)
+read_k(const uint4 *p, size_t n, uint32_t *out)
+{
+    uint4   a = { 0, 0, 0, 0 };
+    size_t  i = blockIdx.x * (size_t) blockDim.x + threadIdx.x;
+
+    for ( ; i < n; i += (size_t) gridDim.x * blockDim.x) {
+        const uint4  v = __ldcs(p + i);
+
+        a.x ^= v.x ^ v.y;
+        a.y ^= v.z ^ v.w;
+    }
+
+    if ((a.x ^ a.y) == 0xdeadbeef) {
+        *out = 1;
+    }
+}
+
+static uint8_t *
+device(size_t bytes)
+{
+    uint8_t  *p = NULL;
+
+    check(cudaMalloc((void **) &p, bytes), "cudaMalloc");
+    fill_k<<<1024, 256>>>((uint32_t *) p, bytes / 4);
+    check(cudaDeviceSynchronize(), "fill");
+    return p;
+}
+
+/* Bytes a second of a plain read of 2 GiB. */
+static double
+read_rate(void)
+{
+    const size_t  bytes = (size_t) 2 << 30;
+    uint8_t      *p = device(bytes + 16);
+    cudaEvent_t   a, b;
+    float         ms, best = 1e9f;
+
+    cudaEventCreate(&a);
+    cudaEventCreate(&b);
+
+    for (int i = 0; i < REPEATS; i++) {
+        cudaEventRecord(a);
+        read_k<<<132 * 8, 512>>>((const uint4 *) p, bytes / 16,
+                                 (uint32_t *) (p + bytes));
+        cudaEventRecord(b);
+        check(cudaEventSynchronize(b), "read");
+        cudaEventElapsedTime(&ms, a, b);
+        best = std::min(best, ms);
+    }
+
+    cudaFree(p);
+    return (double) bytes / best * 1e3;
+}
+
+struct Bench {
+    cu_dev_t   dev;
+    double     rate;              /* bytes a second */
+    cu_acts_t  a, out;
+    float     *y;
+};
+
+struct Shape {
+    const char  *name;
+    uint32_t     n_out, n_in;
+    bool         pair;            /* gate and up of n_out rows each */
+};
+
+static const Shape  shapes[] = {
+    { "8B.qkv", 6144, 4096, false }, { "8B.o", 4096, 4096, false },
+    { "8B.gate_up", 14336, 4096, true }, { "8B.down", 4096, 14336, false },
+    { "8B.head", 128256, 4096, false },
+    { "1B.o", 2048, 2048, false }, { "1B.gate_up", 8192, 2048, true },
+    { "1B.down", 2048, 8192, false },
+    { "135M.o", 576, 576, false }, { "135M.gate_up", 1536, 576, true },
+    { "135M.down", 576, 1536, false }, { "135M.head", 49152, 576, false }
+};
+
+static const char *const  names[] = { "N4Z", "N4M", "N4S", "B8H", "B8HM",
+                                      "B8S", "B8SM", "B8S2", "B8SM2" };
+
+static void
+launch(const Bench &b, const cu_weight_t *w, const cu_weight_t *up, uint32_t n)
+{
+    cu_acts_t    a = b.a;
+    cu_linear_t  l = {};
+    int          rc;
+
+    a.n_in = w->n_in;
+    l.w[0] = w;
+    l.y = b.y;
+    l.ldy = w->n_out;
+    rc = up != NULL ? cu_gate_up(&b.dev, w, up, &a, n, 1u << CU_Q8, &b.out,
+                                 b.y)
+                    : cu_linear(&b.dev, &l, &a, n);
+    if (rc != INFER_OK) {
+        check(cudaGetLastError(), "launch");
+        fprintf(stderr, "bench_gemm: launch failed\n");
+        exit(1);
+    }
+}
+
+/* Microseconds of one launch. */
+static double
+measure(const Bench &b, const std::vector<cu_weight_t> &w, const Shape &s,
+    uint32_t n, int nodes)
+{
+    const size_t        step = s.pair ? 2 : 1;
+    cudaGraph_t         g;
+    cudaGraphExec_t     x;
+    cudaEvent_t         from, to;
+    std::vector<float>  ms(REPEATS);
+
+    check(cudaStreamBeginCapture(b.dev.stream, cudaStreamCaptureModeRelaxed),
+          "capture");
+    for (int i = 0; i < nodes; i++) {
+        const size_t  at = (size_t) i * step % w.size();
+
+        launch(b, &w[at], s.pair ? &w[at + 1] : NULL, n);
+    }
+    check(cudaStreamEndCapture(b.dev.stream, &g), "end of capture");
+    check(cudaGraphInstantiate(&x, g, 0), "graph");
+    cudaEventCreate(&from);
+    cudaEventCreate(&to);
+    check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
+
+    for (float &t : ms) {
+        cudaEventRecord(from, b.dev.stream);
+        check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
+        cudaEventRecord(to, b.dev.stream);
+        check(cudaEventSynchronize(to), "graph run");
+        cudaEventElapsedTime(&t, from, to);
+    }
+
+    cudaEventDestroy(from);
+    cudaEventDestroy(to);
+    cudaGraphExecDestroy(x);
+    cudaGraphDestroy(g);
+    std::sort(ms.begin(), ms.end());
+    return ms[REPEATS / 2] * 1e3 / nodes;
+}
+
+static void
+line(const Bench &b, const std::vector<cu_weight_t> &w, const Shape &s,
+    uint32_t n)
+{
+    const kern_cost_t  c = s.pair ? cu_gate_up_cost(&w[0], &w[1], n,
+                                                    1u << CU_Q8)
+                                  : cu_linear_cost(&w[0], n);
+    const double       floor = std::max(c.bytes / b.rate, c.ops / PEAK) * 1e6;
+    const int          nodes = c.ops > 1e11 ? 4 : c.ops > 1e10 ? 16
+                                                              : MAX_NODES;
+    const double       us = measure(b, w, s, n, nodes);
+
+    printf("%-5s %-12s %6ux%-5u %4u %9.2f us %6.0f GB/s %6.1f Top/s %9.2f "
+           "%5.1f%%\n", names[w[0].form], s.name, s.n_out, s.n_in, n, us,
+           c.bytes / us / 1e3, c.ops / us / 1e6, floor, 100 * floor / us);
+    fflush(stdout);
+}
+
+static void
+form(const Bench &b, uint32_t f, const Shape &s, bool quick)
+{
+    static const uint32_t     rows[] = { 1, 2, 4, 8, 16, 32, 64, 128, 512,
+                                         2048 };
+    cu_weight_t               one = {};
+    std::vector<cu_weight_t>  w;
+
+    one.family = CU_Q8;
+    one.form = f;
+    one.n_out = s.n_out;
+    one.n_in = s.n_in;
+
+    const size_t  bytes = (size_t) cu_linear_cost(&one, 0).bytes;
+    size_t        copies = SPREAD / (bytes * (s.pair ? 2 : 1)) + 2;
+
+    copies = std::min(copies, (size_t) MAX_NODES) * (s.pair ? 2 : 1);
+
+    uint8_t  *all = device(bytes * copies);
+
+    for (size_t i = 0; i < copies; i++) {
+        cu_pack_place(&one, all + i * bytes);
+        w.push_back(one);
+    }
+    for (uint32_t n : rows) {
+        if ((quick && n != 1 && n != 8 && n != 64 && n != 512)
+            || (n > 64 && s.n_out > 40000))
+        {
+            continue;
+        }
+        line(b, w, s, n);
+    }
+    cudaFree(all);
+}
+
+static void
+acts(cu_acts_t &a, uint32_t rows, uint32_t n_in)
+{
+    const size_t  n = (size_t) rows * n_in;
+
+    a.q = (int8_t *) device(n);
+    a.d = (float *) device(n / 8);
+    a.dsum = (float *) device(n / 8);
+    a.dsum2 = (float *) device(n / 4);
+    a.n_in = n_in;
+}
+
+int
+main(int argc, char **argv)
+{
+    const bool      quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    Bench           b = {};
+    cudaDeviceProp  prop;
+    int             count = 0;
+
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        printf("no CUDA device\n");
+        return 77;
+    }
+    check(cudaGetDeviceProperties(&prop, 0), "properties");
+    check(cudaStreamCreateWithFlags(&b.dev.stream, cudaStreamNonBlocking),
+          "stream");
+    b.dev.n_sms = prop.multiProcessorCount;
+    b.dev.cc = 10 * prop.major + prop.minor;
+    b.dev.pdl = b.dev.cc >= 90;
+    b.rate = read_rate();
+    printf("# %s, %d SMs, read %.0f GB/s\n", prop.name, b.dev.n_sms,
+           b.rate / 1e9);
+    acts(b.a, MAX_ROWS, MAX_FFN);
+    acts(b.out, MAX_ROWS, MAX_FFN);
+    b.y = (float *) device((size_t) MAX_ROWS * 2 * MAX_FFN * 4);
+
+    for (const Shape &s : shapes) {
+        if (quick && strcmp(s.name, "8B.o") != 0
+            && strcmp(s.name, "8B.gate_up") != 0)
+        {
+            continue;
+        }
+        form(b, CU_N4Z, s, quick);
+        form(b, CU_B8H, s, quick);
+        if (strcmp(s.name, "8B.o") == 0 || strcmp(s.name, "8B.down") == 0) {
+            form(b, CU_N4S, s, quick);
+            form(b, CU_B8S2, s, quick);
+        }
+    }
+    return 0;
+}
