@@ -29,7 +29,8 @@ forward_head(infer_model_t *m)
 
 
 int
-infer_model_forward(infer_model_t *m, const kern_batch_t *batch)
+infer_model_launch(infer_model_t *m, const kern_batch_t *batch,
+    const kern_sample_t *samples, uint32_t n_samples)
 {
     const kern_ops_t *ops = m->ops;
     int rc = ops->begin(m->ctx, batch);
@@ -46,9 +47,25 @@ infer_model_forward(infer_model_t *m, const kern_batch_t *batch)
         rc = forward_head(m);
     }
 
-    if (rc == INFER_OK) {
-        rc = ops->submit(m->ctx);
+    if (rc == INFER_OK && n_samples != 0) {
+        rc = ops->sample(m->ctx, samples, n_samples);
     }
 
-    return rc == INFER_OK ? ops->wait(m->ctx) : rc;
+    return rc == INFER_OK ? ops->submit(m->ctx) : rc;
+}
+
+
+int
+infer_model_wait(infer_model_t *m)
+{
+    return m->ops->wait(m->ctx);
+}
+
+
+int
+infer_model_forward(infer_model_t *m, const kern_batch_t *batch)
+{
+    int rc = infer_model_launch(m, batch, NULL, 0);
+
+    return rc == INFER_OK ? infer_model_wait(m) : rc;
 }

@@ -68,8 +68,15 @@ const kern_ops_t *infer_model_ops(const infer_model_t *model);
 /* KV pages that there are: at most the configured ones. */
 uint32_t infer_model_pages(const infer_model_t *model);
 
-/* Runs one batch through all layers and the head (model/forward.c). Logits
- * are then in ops->logits(). */
+/* Starts one batch through all layers and the head (model/forward.c), at most
+ * ops->depth of them before the first is waited for. samples: outputs that the
+ * device samples, where ops->sample is there. */
+int infer_model_launch(infer_model_t *model, const kern_batch_t *batch,
+    const kern_sample_t *samples, uint32_t n_samples);
+/* Ends the oldest batch: its logits are in ops->logits(), what was sampled in
+ * ops->sampled(). */
+int infer_model_wait(infer_model_t *model);
+/* Both, one batch at a time. */
 int infer_model_forward(infer_model_t *model, const kern_batch_t *batch);
 
 #endif

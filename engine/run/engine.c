@@ -107,6 +107,9 @@ infer_engine_finish(infer_engine_t *e, infer_seq_t *q, uint32_t finish,
 {
     infer_ref_t  ref = q->ref;
 
+    infer_engine_forget(&e->model[q->model], q);
+    /* before the slot may be free and taken again */
+    atomic_store(&e->bus.slot[ref.slot].in_batch, 0);
     infer_sched_remove(&e->model[q->model].sched, &q->sched);
     e->seq[ref.slot] = NULL;
     e->n_seqs--;
@@ -163,6 +166,7 @@ engine_start(infer_engine_t *e, infer_ref_t ref)
     }
 
     q->sched.alone = deaths >= ENGINE_MAX_DEATHS - 1;
+    q->sched.waits |= infer_model_ops(m->model)->sample == NULL;
     q->sched.preempted = atomic_load(&s->preempted);
 
     if (infer_sched_add(&m->sched, &q->sched) != INFER_OK) {
@@ -227,8 +231,8 @@ engine_look(infer_engine_t *e, uint32_t slot)
     }
 }
 
-static void
-engine_take(infer_engine_t *e)
+void
+infer_engine_take(infer_engine_t *e)
 {
     uint32_t  i, slot;
     uint64_t  bits[INFER_BITMAP_WORDS];
@@ -248,8 +252,8 @@ engine_take(infer_engine_t *e)
     }
 }
 
-static void
-engine_look_at_all(infer_engine_t *e)
+void
+infer_engine_look_at_all(infer_engine_t *e)
 {
     uint32_t  i;
 
@@ -413,7 +417,7 @@ engine_wait(infer_engine_t *e, int worked)
 
     if (pfd[0].revents & POLLIN) {
         if (read(e->wake_fd, &count, sizeof(count)) > 0) {
-            engine_take(e);
+            infer_engine_take(e);
         }
     }
 
@@ -427,11 +431,14 @@ engine_wait(infer_engine_t *e, int worked)
     }
 }
 
-static int
-engine_steps(infer_engine_t *e)
+int
+infer_engine_turn(infer_engine_t *e)
 {
     int       rc, worked = 0;
     uint32_t  i;
+
+    e->now_us = infer_now_us();
+    engine_expire(e);
 
     for (i = 0; i < e->n_models; i++) {
         e->now_us = infer_now_us();
@@ -455,15 +462,12 @@ infer_engine_run(infer_engine_t *e)
     uint64_t  swept_us;
 
     /* what was there before we were ready */
-    engine_take(e);
-    engine_look_at_all(e);
+    infer_engine_take(e);
+    infer_engine_look_at_all(e);
     e->rate_us = infer_now_us();
 
     while (!atomic_load(&e->ending)) {
-        e->now_us = infer_now_us();
-        engine_expire(e);
-
-        worked = engine_steps(e);
+        worked = infer_engine_turn(e);
         if (worked < 0) {
             return INFER_EXIT_DEVICE;
         }
@@ -481,7 +485,7 @@ infer_engine_run(infer_engine_t *e)
         }
 
         if (swept_us != e->sweep_us) {
-            engine_look_at_all(e);
+            infer_engine_look_at_all(e);
             if (atomic_load(&e->bus.hdr->retired)) {
                 atomic_store(&e->bus.hdr->engine_state,
                              INFER_ENGINE_DRAINING);

@@ -22,10 +22,21 @@ enum {
 
 /* One row whose logits are sampled. */
 typedef struct {
-    infer_seq_t      *seq;
+    infer_seq_t      *seq;                 /* NULL: it has ended meanwhile */
+    int               on_device;
     int               rc;
     infer_sampled_t   sampled;
 } infer_out_t;
+
+/* A step from its plan until its tokens are published. */
+typedef struct {
+    infer_plan_t      plan;
+    infer_out_t      *out;                 /* [max_seqs] */
+    uint32_t          n_outs;
+    uint64_t          start_us;
+} infer_flight_t;
+
+#define INFER_MAX_DEPTH  2                 /* launched steps of a model */
 
 typedef struct {
     int               file_fd;             /* -1: not received yet */
@@ -43,12 +54,18 @@ typedef struct {
     int               image_mapped;        /* else malloc'd */
     infer_kv_t        kv;
     infer_sched_t     sched;
-    /* arrays of a step, sized at load */
-    infer_plan_t      plan;
+    infer_flight_t    flight[INFER_MAX_DEPTH];
+    uint32_t          depth;               /* of the backend */
+    uint32_t          n_flying;            /* launched, not collected */
+    uint32_t          oldest;              /* of them */
+    uint64_t          ran_us;              /* when the last was collected */
+    /* what the backend is given, sized at load */
     int32_t          *token;               /* [batch_tokens] */
     kern_seq_t       *kseq;                /* [max_seqs] */
     uint32_t         *out_row;             /* [max_seqs] */
-    infer_out_t      *out;                 /* [max_seqs] */
+    kern_sample_t    *sample;              /* [max_seqs], and */
+    kern_edit_t      *edit;                /* [max_seqs * KERN_MAX_EDITS]:
+                                            * NULL where the host samples */
     void            **scratch;             /* [n_scratch] for sampling */
     uint32_t          n_scratch;
 } infer_engine_model_t;
@@ -95,13 +112,22 @@ int infer_engine_sizes(infer_engine_t *e, infer_err_t *err);
 uint32_t infer_engine_receive(infer_engine_t *e);
 /* Loads model i, whose descriptors are there, and closes them. */
 int infer_engine_load(infer_engine_t *e, uint32_t i, infer_err_t *err);
+/* Its part after the weights: scheduler, pages, what a step needs. */
+int infer_engine_arrays(infer_engine_t *e, infer_engine_model_t *m,
+    infer_err_t *err);
 void infer_engine_unload(infer_engine_t *e, uint32_t i);
 
 /* ---- step.c ---- */
 
-/* One batch of model m. 1: something ran; 0: nothing to do; DEVICE: the
- * backend is broken for good. */
+/* Launches the next batch of model m, then collects the oldest one if the
+ * backend runs as many as it can, or if there was nothing to launch. 1:
+ * something happened; 0: nothing to do; DEVICE: the backend is broken for
+ * good. */
 int infer_engine_step(infer_engine_t *e, infer_engine_model_t *m);
+/* q is about to end: what launched steps make of it is dropped. */
+void infer_engine_forget(infer_engine_model_t *m, const infer_seq_t *q);
+/* Waits for what is launched; nothing is published. */
+void infer_engine_drain(infer_engine_model_t *m);
 
 /* ---- health.c ---- */
 
@@ -121,6 +147,12 @@ void infer_engine_finish(infer_engine_t *e, infer_seq_t *q, uint32_t finish,
     const char *error);
 /* News of q for its readers; they are woken at the end of the step. */
 void infer_engine_notify(infer_engine_t *e, infer_ref_t ref);
+/* Takes what was submitted and cancelled. */
+void infer_engine_take(infer_engine_t *e);
+/* Looks at every slot, as after a restart. */
+void infer_engine_look_at_all(infer_engine_t *e);
+/* One round of the loop over deadlines and models: as infer_engine_step(). */
+int infer_engine_turn(infer_engine_t *e);
 /* Writes the eventfds of all entries noted since the last call. */
 void infer_engine_wake(infer_engine_t *e);
 /* Wakes every worker that is there. */

@@ -287,24 +287,51 @@ load_weights(infer_engine_t *e, uint32_t i, infer_err_t *err)
 }
 
 static int
-load_arrays(infer_engine_t *e, infer_engine_model_t *m, infer_err_t *err)
+load_flights(infer_engine_model_t *m, const kern_ops_t *ops)
+{
+    uint32_t  k;
+
+    for (k = 0; k < m->depth; k++) {
+        m->flight[k].plan.item = calloc(m->max_seqs,
+                                        sizeof(infer_plan_item_t));
+        m->flight[k].out = calloc(m->max_seqs, sizeof(infer_out_t));
+        if (m->flight[k].plan.item == NULL || m->flight[k].out == NULL) {
+            return INFER_NOMEM;
+        }
+    }
+
+    if (ops->sample != NULL) {
+        m->sample = calloc(m->max_seqs, sizeof(m->sample[0]));
+        m->edit = calloc((size_t) m->max_seqs * KERN_MAX_EDITS,
+                         sizeof(m->edit[0]));
+        if (m->sample == NULL || m->edit == NULL) {
+            return INFER_NOMEM;
+        }
+    }
+
+    return INFER_OK;
+}
+
+int
+infer_engine_arrays(infer_engine_t *e, infer_engine_model_t *m,
+    infer_err_t *err)
 {
     uint32_t            k;
+    const kern_ops_t   *ops = infer_model_ops(m->model);
     infer_sched_conf_t  conf = {
         .max_seqs = m->max_seqs, .max_waiting = e->bus.n_slots,
         .batch_tokens = m->batch_tokens
     };
 
     m->n_scratch = e->n_threads < m->max_seqs ? e->n_threads : m->max_seqs;
-    m->plan.item = calloc(m->max_seqs, sizeof(m->plan.item[0]));
     m->token = calloc(m->batch_tokens, sizeof(m->token[0]));
     m->kseq = calloc(m->max_seqs, sizeof(m->kseq[0]));
     m->out_row = calloc(m->max_seqs, sizeof(m->out_row[0]));
-    m->out = calloc(m->max_seqs, sizeof(m->out[0]));
     m->scratch = calloc(m->n_scratch, sizeof(m->scratch[0]));
+    m->depth = ops->depth < INFER_MAX_DEPTH ? ops->depth : INFER_MAX_DEPTH;
 
-    if (m->plan.item == NULL || m->token == NULL || m->kseq == NULL
-        || m->out_row == NULL || m->out == NULL || m->scratch == NULL
+    if (m->token == NULL || m->kseq == NULL || m->out_row == NULL
+        || m->scratch == NULL || load_flights(m, ops) != INFER_OK
         || infer_kv_init(&m->kv, m->n_pages, e->bus.hdr->hash_key)
            != INFER_OK
         || infer_sched_init(&m->sched, &conf, &m->kv) != INFER_OK)
@@ -330,7 +357,7 @@ infer_engine_load(infer_engine_t *e, uint32_t i, infer_err_t *err)
 
     if ((rc = load_weights(e, i, err)) != INFER_OK
         || (rc = load_image(m, err)) != INFER_OK
-        || (rc = load_arrays(e, m, err)) != INFER_OK)
+        || (rc = infer_engine_arrays(e, m, err)) != INFER_OK)
     {
         return rc;
     }
@@ -350,16 +377,22 @@ infer_engine_unload(infer_engine_t *e, uint32_t i)
     uint32_t               k;
     infer_engine_model_t  *m = &e->model[i];
 
+    infer_engine_drain(m);
     for (k = 0; m->scratch != NULL && k < m->n_scratch; k++) {
         free(m->scratch[k]);
     }
 
     free(m->scratch);
-    free(m->plan.item);
+    for (k = 0; k < INFER_MAX_DEPTH; k++) {
+        free(m->flight[k].plan.item);
+        free(m->flight[k].out);
+    }
+
     free(m->token);
     free(m->kseq);
     free(m->out_row);
-    free(m->out);
+    free(m->sample);
+    free(m->edit);
     infer_sched_done(&m->sched);
     infer_kv_done(&m->kv);
     infer_text_close(m->text);

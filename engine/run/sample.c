@@ -202,26 +202,35 @@ infer_sampler_accept(infer_sampler_t *s, int32_t id)
     sample_see(s, id, 1);
 }
 
+/* Bans that hold for output token n_out. */
 static uint32_t
-sample_active_bans(const infer_sampler_t *s)
+sample_active_bans(const infer_sampler_t *s, uint32_t n_out)
 {
-    return s->n_out < s->params.min_tokens ? s->n_bans : 0;
+    return n_out < s->params.min_tokens ? s->n_bans : 0;
 }
 
 uint32_t
 infer_sampler_edits(const infer_sampler_t *s)
 {
-    return s->n_biases + sample_active_bans(s) + s->n_seen;
+    return s->n_biases + sample_active_bans(s, s->n_out) + s->n_seen;
+}
+
+int
+infer_sampler_needs_last(const infer_sampler_t *s)
+{
+    return s->slot != NULL;
 }
 
 void
-infer_sampler_export(const infer_sampler_t *s, kern_edit_t *edit,
-    kern_sample_t *to)
+infer_sampler_export(const infer_sampler_t *s, uint32_t ahead,
+    kern_edit_t *edit, kern_sample_t *to)
 {
+    infer_assert(ahead == 0 || !infer_sampler_needs_last(s));
     *to = (kern_sample_t) {
-        .n_out = s->n_out, .choice = s->choice, .n_bias = s->n_biases,
-        .n_ban = sample_active_bans(s), .n_seen = s->n_seen,
-        .params = &s->params, .edit = edit
+        .n_out = s->n_out + ahead, .choice = s->choice,
+        .n_bias = s->n_biases,
+        .n_ban = sample_active_bans(s, s->n_out + ahead),
+        .n_seen = s->n_seen, .params = &s->params, .edit = edit
     };
 
     for (uint32_t i = 0; i < to->n_bias; i++) {
@@ -352,7 +361,7 @@ sample_edit(const infer_sampler_t *s, float *l)
 
         *x = sample_clamp(*x + s->bias[i].bias);
     }
-    for (uint32_t i = 0; i < sample_active_bans(s); i++) {
+    for (uint32_t i = 0; i < sample_active_bans(s, s->n_out); i++) {
         l[s->ban[i]] = -INFINITY;
     }
     for (uint32_t i = 0; i < s->n_seen; i++) {

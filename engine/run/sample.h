@@ -56,10 +56,14 @@ int infer_sample(const infer_sampler_t *s, const kern_ops_t *ops,
 /* Logits that the next token's row has changed: the most that export writes. */
 uint32_t infer_sampler_edits(const infer_sampler_t *s);
 /* For a device that samples (kern.h): what infer_sample() would do with the
- * row, as of now. edit has room for infer_sampler_edits(); it and the sampler
- * must stay until the step's wait(). to->out is the caller's, mask NULL. */
-void infer_sampler_export(const infer_sampler_t *s, kern_edit_t *edit,
-    kern_sample_t *to);
+ * row once `ahead` more tokens are accepted, whatever they are; not 0 only
+ * where infer_sampler_needs_last() is. edit has room for
+ * infer_sampler_edits(). to->out is the caller's, mask NULL. */
+void infer_sampler_export(const infer_sampler_t *s, uint32_t ahead,
+    kern_edit_t *edit, kern_sample_t *to);
+/* 1: the next token depends on the last one beyond its place in the context,
+ * so that must be accepted first (penalties). */
+int infer_sampler_needs_last(const infer_sampler_t *s);
 
 /* Philox4x32-10 itself, for tests. */
 void infer_philox(const uint32_t ctr[4], const uint32_t key[2],

@@ -127,9 +127,17 @@ infer_sched_remove(infer_sched_t *s, infer_sched_seq_t *q)
 static uint32_t
 sched_pending(const infer_sched_seq_t *q)
 {
-    infer_assert(q->n_known > q->n_kv);
+    infer_assert(q->n_known + q->n_ahead > q->n_kv);
 
-    return q->n_known - q->n_kv;
+    return q->n_known + q->n_ahead - q->n_kv;
+}
+
+/* 1: it can go on before launched steps have run. */
+static int
+sched_is_ready(const infer_sched_seq_t *q)
+{
+    return q->n_ahead == 0
+           || (!q->waits && q->n_known + q->n_ahead < q->max_known);
 }
 
 /* Takes over the known pages that come next. The last token is always
@@ -206,7 +214,7 @@ sched_promised(const infer_sched_t *s)
 
     for (i = 0; i < s->n_running; i++) {
         q = s->running[i];
-        want = infer_kv_pages(q->n_known);
+        want = infer_kv_pages(q->n_known + q->n_ahead);
         n += want > q->table.n ? want - q->table.n : 0;
     }
 
@@ -350,7 +358,7 @@ sched_put(infer_plan_t *plan, infer_sched_seq_t *q, uint32_t rows)
     item->first_row = plan->n_rows;
     item->n_rows = rows;
     item->pos0 = q->n_kv;
-    item->sample = q->n_kv + rows == q->n_known;
+    item->sample = rows == sched_pending(q);
     plan->n_rows += rows;
 }
 
@@ -373,6 +381,7 @@ sched_is_coming(const infer_plan_t *plan, const infer_sched_seq_t *q)
         key = &item->seq->key;
 
         if (key->token != NULL && item->pos0 + item->n_rows >= end
+            && item->seq->n_known >= end
             && memcmp(key->scope, q->key.scope, sizeof(key->scope)) == 0
             && memcmp(key->token, q->key.token,
                       end * sizeof(key->token[0])) == 0)
@@ -394,14 +403,15 @@ sched_fill(infer_sched_t *s, infer_plan_t *plan, const infer_sched_seq_t *only)
 
     for (i = 0; i < s->n_running; i++) {
         q = s->running[i];
-        n_decode += only == NULL && !q->alone && sched_pending(q) == 1;
+        n_decode += only == NULL && !q->alone && sched_is_ready(q)
+                    && sched_pending(q) == 1;
     }
 
     left = sched_prefill_rows(s, n_decode);
 
     for (i = 0; i < s->n_running; i++) {
         q = s->running[i];
-        if (only != NULL ? q != only : q->alone) {
+        if ((only != NULL ? q != only : q->alone) || !sched_is_ready(q)) {
             continue;
         }
 
@@ -441,6 +451,10 @@ infer_sched_plan(infer_sched_t *s, infer_plan_t *plan)
     plan->n_rows = 0;
     plan->n_prefill = 0;
 
+    if (s->n_launched > 0 && s->last_alone) {
+        return;
+    }
+
     sched_admit(s);
 
     for (i = 0; i < s->n_running; i++) {
@@ -451,6 +465,9 @@ infer_sched_plan(infer_sched_t *s, infer_plan_t *plan)
     }
 
     if (first != NULL && (!s->last_alone || n_alone == s->n_running)) {
+        if (s->n_launched > 0) {
+            return;
+        }
         s->last_alone = 1;
         sched_fill(s, plan, first);
 
@@ -461,16 +478,33 @@ infer_sched_plan(infer_sched_t *s, infer_plan_t *plan)
 }
 
 void
-infer_sched_ran(infer_sched_t *s, const infer_plan_t *plan, uint64_t step_us)
+infer_sched_launched(infer_sched_t *s, const infer_plan_t *plan)
 {
-    double    x = plan->n_rows, y = (double) step_us;
     uint32_t            i;
     infer_sched_seq_t  *q;
 
     for (i = 0; i < plan->n_items; i++) {
         q = plan->item[i].seq;
         q->n_kv += plan->item[i].n_rows;
-        infer_kv_commit(s->kv, &q->table, &q->key, q->n_kv);
+        q->n_ahead += plan->item[i].sample;
+        infer_kv_commit(s->kv, &q->table, &q->key,
+                        q->n_kv < q->n_known ? q->n_kv : q->n_known);
+    }
+
+    s->n_launched++;
+}
+
+void
+infer_sched_ran(infer_sched_t *s, const infer_plan_t *plan, uint64_t step_us)
+{
+    double    x = plan->n_rows, y = (double) step_us;
+    uint32_t  i;
+
+    s->n_launched--;
+    for (i = 0; i < plan->n_items; i++) {
+        if (plan->item[i].seq != NULL) {
+            plan->item[i].seq->n_ahead -= plan->item[i].sample;
+        }
     }
 
     /* steps of decode alone wait for the weights, not for the rows */

@@ -19,6 +19,15 @@
  * them: at the start, after a preemption, and when another sequence was
  * quicker. One whose next page is in the batch already, in another's rows,
  * sits the step out.
+ *
+ * Where the device samples, a step is planned while the one before still
+ * runs: a sequence that samples there goes on one position ahead of what is
+ * known (n_ahead), unless that was its last token or its next one cannot do
+ * without (waits). The row is dropped if the token turns out to end it. Pages
+ * are committed up to the known tokens only. A poisoned sequence never shares
+ * the device: nothing else is launched beside its steps.
+ *
+ *   plan k+1, launch it, launched(k+1) | wait for k, ran(k), its tokens known
  */
 
 #ifndef INFER_RUN_SCHED_H
@@ -40,7 +49,10 @@ typedef struct {
     uint64_t          first_deadline_us;
     uint64_t          total_deadline_us;
     uint32_t          n_known;             /* caller adds output tokens */
-    uint32_t          n_kv;
+    uint32_t          max_known;           /* none is sampled beyond */
+    uint32_t          n_ahead;             /* sampled by launched steps, not
+                                            * known yet; counted here */
+    uint32_t          n_kv;                /* in pages after what is launched */
     infer_kv_table_t  table;
     infer_kv_key_t    key;                 /* its tokens, whose pages it may
                                             * share */
@@ -51,6 +63,7 @@ typedef struct {
     uint8_t           started;             /* was in a batch, ever */
     uint8_t           has_output;          /* a token was published */
     uint8_t           alone;               /* poisoned */
+    uint8_t           waits;               /* for each token to be known */
 } infer_sched_seq_t;
 
 typedef struct {
@@ -59,7 +72,7 @@ typedef struct {
     uint32_t            n_rows;
     uint32_t            pos0;
     uint32_t            sample;            /* 1: reaches its last token */
-} infer_plan_item_t;
+} infer_plan_item_t;                       /* seq: NULL once it has ended */
 
 typedef struct {
     infer_plan_item_t  *item;              /* [max_seqs], in order of rows */
@@ -85,6 +98,7 @@ typedef struct {
     uint32_t             n_running;
     uint32_t             n_waiting;
     uint32_t             preemptions;
+    uint32_t             n_launched;       /* steps that have not run yet */
     int                  last_alone;
     /* decayed sums over prefill steps, rows x and time y */
     double               w, x, y, xx, xy;
@@ -107,10 +121,14 @@ infer_sched_seq_t *infer_sched_expired(const infer_sched_t *s,
     uint64_t now_us, uint32_t *finish);
 
 /* Admits, takes pages, preempts; fills plan->item (the caller's memory, of
- * max_seqs). n_items is 0 when there is nothing to do. */
+ * max_seqs). n_items is 0 when there is nothing to do before a launched step
+ * has run. */
 void infer_sched_plan(infer_sched_t *s, infer_plan_t *plan);
-/* The plan has been run: positions are in the pages. Learns what a row of
- * prefill costs. */
+/* The plan is on the device, which has its own copy of the page tables (or is
+ * through with it): the next one may count on its positions. */
+void infer_sched_launched(infer_sched_t *s, const infer_plan_t *plan);
+/* It has been run. The caller now adds the tokens that it sampled. Learns
+ * what a row of prefill costs. */
 void infer_sched_ran(infer_sched_t *s, const infer_plan_t *plan,
     uint64_t step_us);
 

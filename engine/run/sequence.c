@@ -235,6 +235,8 @@ seq_new_sampler(infer_seq_t *q, const infer_bus_t *bus,
                          : "a sampling parameter is out of range");
     }
 
+    q->sched.waits = (uint8_t) infer_sampler_needs_last(q->sampler);
+
     return INFER_OK;
 }
 
@@ -308,6 +310,7 @@ infer_seq_new(infer_seq_t **seq, const infer_bus_t *bus, infer_ref_t ref,
     most = q->context - q->n_prompt;
     most = most < r.max_records ? most : r.max_records;
     q->max_out = most < q->params.max_tokens ? most : q->params.max_tokens;
+    q->sched.max_known = q->n_prompt + q->max_out;
 
     if ((rc = seq_new_tokens(q, bus, env->vocab, err)) != INFER_OK
         || (rc = seq_new_stream(q, bus, r.n_stops, err)) != INFER_OK

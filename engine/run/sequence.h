@@ -29,6 +29,8 @@ struct infer_seq_s {
     infer_sampling_t    params;            /* checked copy */
     uint64_t            submit_us;
     uint64_t            last_us;           /* of the last token, this life */
+    uint32_t            n_flying;          /* launched steps that it is in */
+    uint32_t            out;               /* its output in the last of them */
     const infer_text_t *text;
     infer_stream_t     *stream;
     infer_sampler_t    *sampler;
@@ -49,7 +51,8 @@ typedef struct {
  * Copies a slot's request out of shared memory, checks the copy and replays
  * the log. INVALID (a value out of range), CORRUPT (a damaged extent or log)
  * or NOMEM, with a sentence for the client; the slot is left alone. After OK
- * seq->finish tells whether the log had ended already.
+ * seq->finish tells whether the log had ended already; sched.waits is what
+ * the request asks for.
  */
 int infer_seq_new(infer_seq_t **seq, const infer_bus_t *bus, infer_ref_t ref,
     const infer_seq_env_t *env, infer_err_t *err);

@@ -59,6 +59,7 @@ add(world_t *w, uint32_t n_prompt)
 
     q->ticket = w->n++;
     q->n_known = n_prompt;
+    q->max_known = 4096;
     (void) infer_kv_table_init(&q->table, 4096);
     (void) infer_sched_add(&w->s, q);
 
@@ -72,6 +73,7 @@ step(world_t *w, uint32_t us_per_row)
     uint32_t  i;
 
     infer_sched_plan(&w->s, &w->plan);
+    infer_sched_launched(&w->s, &w->plan);
     infer_sched_ran(&w->s, &w->plan,
                     (uint64_t) us_per_row * w->plan.n_rows);
 

@@ -288,7 +288,7 @@ upload(Device &d, const std::vector<Row> &rows, uint32_t vocab, std::vector<cu_s
         const Row     &r = rows[i];
 
         edit.resize(infer_sampler_edits(r.sampler) + 1);
-        infer_sampler_export(r.sampler, edit.data(), &s);
+        infer_sampler_export(r.sampler, 0, edit.data(), &s);
         if (r.masked) {
             /* its biases of -inf are the mask's business here */
             s.edit += s.n_bias - r.n_bias;
