@@ -228,7 +228,7 @@ __attribute__((noinline)) T rmw(T *p, F f)
     template <class T, class V> T NAME(T *p, V value) \
     { \
         T v = (T) value; \
-        return simt::rmw(p, [=](T o) { return (T) (EXPR); }); \
+        return simt::rmw(p, [=](T o) { (void) o; return (T) (EXPR); }); \
     }
 SIMT_ATOMIC(atomicAdd, o + v)
 SIMT_ATOMIC(atomicSub, o - v)

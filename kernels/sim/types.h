@@ -278,9 +278,9 @@ static inline __half2 __halves2half2(__half a, __half b)
 static inline __half __low2half(__half2 v) { return v.x; }
 static inline __half __high2half(__half2 v) { return v.y; }
 
-/* One operation each. The sum or product of two 16-bit values is exact in
- * double, so rounding f32 again would be the only double rounding: go
- * through double and round to odd is not needed for + - *; fma is. */
+/* One operation each. Sums and products of two 16-bit values are computed in
+ * f32, which has more than twice their bits, so that rounding again is as
+ * rounding once; fma is not so, and rounds to odd in f32 first. */
 #define SIMT_ARITH(T, T2, FROM, TO) \
     static inline T __hadd(T a, T b) { return TO(FROM(a) + FROM(b)); } \
     static inline T __hsub(T a, T b) { return TO(FROM(a) - FROM(b)); } \
@@ -308,32 +308,20 @@ static inline __half __high2half(__half2 v) { return v.y; }
 
 namespace simt {
 
-/* a * b + c rounded to f32 toward odd, so that a second rounding to 16 bits
- * is right. The product is exact in double; the sum's error is recovered. */
+/* a * b + c in f32, the last bit 1 when it is not exact, so that a second
+ * rounding is right. The product is exact in double; err is what the sum
+ * lost there. */
 static inline float fma_odd(float a, float b, float c)
 {
-    double p = (double) a * b, s = p + c, t = s - p;
-    double err = (p - (s - t)) + (c - t);
-    float  f = (float) s;
+    double   p = (double) a * b, s = p + c, t = s - p;
+    double   err = (p - (s - t)) + (c - t);
+    float    f = (float) s;
+    double   rest = s - (double) f != 0 ? s - (double) f : err;
 
-    if (!std::isfinite(f)) {
+    if (!std::isfinite(f) || rest == 0 || (__float_as_uint(f) & 1)) {
         return f;
     }
-    if ((double) f != s || err != 0) {
-        double exact_above = s - (double) f;    /* sign of the rest */
-        unsigned u;
-
-        if (exact_above == 0) {
-            exact_above = err;
-        }
-        u = __float_as_uint(f);
-        if (exact_above != 0 && !(u & 1)) {
-            bool up = exact_above > 0;
-            u = (f > 0 || (f == 0 && up)) == up ? u + 1 : u - 1;
-            f = __uint_as_float(u);
-        }
-    }
-    return f;
+    return nextafterf(f, rest > 0 ? INFINITY : -INFINITY);
 }
 
 }  // namespace simt
