@@ -277,7 +277,7 @@ process_serve(infer_engine_t *e)
     if (rc != INFER_OK) {
         infer_engine_log(e, INFER_LOG_CRIT, "infer engine failed: %s",
                          err.text);
-        snprintf(h->error, sizeof(h->error), "%s", err.text);
+        snprintf(h->error, sizeof(h->error), "%.319s", err.text);
         atomic_store(&h->engine_state, INFER_ENGINE_FAILED);
         infer_engine_wake_all(e);
         return rc == INFER_DEVICE ? INFER_EXIT_DEVICE : INFER_EXIT_FAILED;
