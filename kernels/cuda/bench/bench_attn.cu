@@ -15,6 +15,9 @@
 
 #include <cuda_runtime.h>
 
+extern "C" {
+#include "kern.h"
+}
 #include "cuda.h"
 #include "cuda_cost.h"
 
