@@ -528,6 +528,33 @@ static const Kernel *kernel_of(const void *fn)
     return known[fn] = k;
 }
 
+void launch(const Kernel &k, const LaunchCfg &cfg,
+    const std::vector<char> &args,
+    const std::vector<std::pair<int, int>> &layout)
+{
+    const std::vector<Param> &p = k.func->params;
+    std::vector<char> params(k.param_bytes + 8);
+
+    if (layout.size() != p.size())
+        fail("ptx: %s has %zu parameters, %zu are given", k.name.c_str(),
+            p.size(), layout.size());
+    for (size_t n = 0; n < p.size(); n++) {
+        if ((unsigned) layout[n].second != p[n].size)
+            fail("ptx: parameter %zu of %s has %u bytes, %d are given", n,
+                k.name.c_str(), p[n].size, layout[n].second);
+        memcpy(&params[p[n].offset], &args[(size_t) layout[n].first],
+            p[n].size);
+    }
+    launch_id++;
+    blockDim = {cfg.block.x, cfg.block.y, cfg.block.z};
+    gridDim = {cfg.grid.x, cfg.grid.y, cfg.grid.z};
+    ptx_who = PtxWho();
+    ptx_who.on = true;
+    ptx_who.kernel = k.name.c_str();
+    run(k, cfg, params.data());
+    ptx_who.on = false;
+}
+
 }  // namespace ptx
 
 bool ptx_launch(const LaunchCfg &cfg, const void *fn,
@@ -539,27 +566,7 @@ bool ptx_launch(const LaunchCfg &cfg, const void *fn,
     const ptx::Kernel *k = ptx::kernel_of(fn);
     if (!k)
         return false;
-    const std::vector<ptx::Param> &p = k->func->params;
-    std::vector<char> params(k->param_bytes + 8);
-
-    if (layout.size() != p.size())
-        fail("ptx: %s has %zu parameters, %zu are given", k->name.c_str(),
-            p.size(), layout.size());
-    for (size_t n = 0; n < p.size(); n++) {
-        if ((unsigned) layout[n].second != p[n].size)
-            fail("ptx: parameter %zu of %s has %u bytes, %d are given", n,
-                k->name.c_str(), p[n].size, layout[n].second);
-        memcpy(&params[p[n].offset], &args[(size_t) layout[n].first],
-            p[n].size);
-    }
-    launch_id++;
-    blockDim = {cfg.block.x, cfg.block.y, cfg.block.z};
-    gridDim = {cfg.grid.x, cfg.grid.y, cfg.grid.z};
-    ptx_who = PtxWho();
-    ptx_who.on = true;
-    ptx_who.kernel = k->name.c_str();
-    ptx::run(*k, cfg, params.data());
-    ptx_who.on = false;
+    ptx::launch(*k, cfg, args, layout);
     return true;
 }
 

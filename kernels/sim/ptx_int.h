@@ -153,6 +153,10 @@ const Kernel *find_kernel(const std::string &name);
 /* All modules named by SIMT_PTX, parsed at the first call. */
 std::deque<Module> &modules();
 void decode(Kernel &k);
+/* As ptx_launch(), of a kernel that need not be a host function. */
+void launch(const Kernel &k, const LaunchCfg &cfg,
+    const std::vector<char> &args,
+    const std::vector<std::pair<int, int>> &layout);
 /* Virtual registers in code, fixed and special -> units of a warp's file. */
 void assign_rows(Kernel &k);
 
