@@ -28,6 +28,10 @@
 
 #include "infer.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 
 /* Tensor types, numbered as in GGUF files. */
 enum {
@@ -316,5 +320,9 @@ const kern_ops_t *kern_init(const char *device, const char *isa,
 /* The number N of "cuda:N", 0 of "cuda" and "cpu"; -1 when there is no such
  * device syntax. */
 int kern_device(const char *device);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

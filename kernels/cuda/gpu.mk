@@ -41,13 +41,15 @@ $(GPU_DIR)/libcuda_test.a: $(GPU_LIB)
 
 $(GPU_DIR)/test_%: kernels/cuda/test/test_%.cpp $(GPU_DIR)/libcuda_test.a
 	$(call say,NVCC,$<)
-	$(Q)$(NVCC) $(GPU_FLAGS) -x cu $< -x none $(GPU_DIR)/libcuda_test.a \
-	    -o $@ -lm -ldl -lpthread
+	$(Q)$(NVCC) $(GPU_FLAGS) -x cu -c $< -o $@.o
+	$(Q)$(NVCC) $(GPU_FLAGS) $@.o $(GPU_DIR)/libcuda_test.a -o $@ \
+	    -lm -ldl -lpthread
 
 $(GPU_DIR)/%: kernels/cuda/bench/%.cu $(GPU_DIR)/libcuda_test.a
 	$(call say,NVCC,$<)
-	$(Q)$(NVCC) $(GPU_FLAGS) -x cu $< -x none $(GPU_DIR)/libcuda_test.a \
-	    -o $@ -lm -ldl -lpthread
+	$(Q)$(NVCC) $(GPU_FLAGS) -x cu -c $< -o $@.o
+	$(Q)$(NVCC) $(GPU_FLAGS) $@.o $(GPU_DIR)/libcuda_test.a -o $@ \
+	    -lm -ldl -lpthread
 
 -include $(shell find $(GPU_DIR) -name '*.d' 2>/dev/null)
 
