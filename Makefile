@@ -151,7 +151,8 @@ include kernels/sim/sim.mk
 
 NGX_TREE   := $(BUILD)/nginx
 MODULE_DEP := config config.make $(wildcard ngx_module/*.[ch] engine/*.h \
-              engine/text/*.[ch] engine/ipc/*.[ch] engine/model/gguf.[ch])
+              engine/text/*.[ch] engine/cache/*.[ch] engine/ipc/*.[ch] \
+              engine/model/gguf.[ch])
 NGX_CC_OPT := -g -O2 -fstack-protector-strong -Wformat \
               -Werror=format-security -fPIC -D_FORTIFY_SOURCE=2 \
               -Wno-error=cpp
@@ -162,7 +163,8 @@ endif
 # A copy of nginx's source tree, configured as the nginx in use is: modules
 # are compatible only when the flags agree.
 # The list of sources is taken when nginx's tree is configured.
-MODULE_SRC := $(sort $(wildcard ngx_module/*.c engine/text/*.c engine/ipc/*.c))
+MODULE_SRC := $(sort $(wildcard ngx_module/*.c engine/text/*.c \
+              engine/cache/*.c engine/ipc/*.c))
 $(BUILD)/module_src.list: FORCE
 	@mkdir -p $(@D)
 	@echo $(MODULE_SRC) | cmp -s - $@ || echo $(MODULE_SRC) > $@

@@ -251,3 +251,31 @@ ngx_http_infer_header_out(ngx_http_request_t *r, char *name, ngx_str_t *value)
 
     return NGX_OK;
 }
+
+
+/* what keeps proxies and gzip from holding a stream back */
+
+ngx_int_t
+ngx_http_infer_stream_headers(ngx_http_request_t *r)
+{
+    ngx_str_t  value;
+
+    ngx_str_set(&value, "no-cache");
+
+    if (ngx_http_infer_header_out(r, "Cache-Control", &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&value, "no");
+
+    if (ngx_http_infer_header_out(r, "X-Accel-Buffering", &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+#if (NGX_HTTP_GZIP)
+    r->gzip_tested = 1;
+    r->gzip_ok = 0;
+#endif
+
+    return NGX_OK;
+}

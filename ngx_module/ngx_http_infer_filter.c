@@ -53,7 +53,11 @@ ngx_http_infer_header_filter(ngx_http_request_t *r)
 
     if (ngx_http_infer_header_out(r, "X-Request-Id", &ctx->info.request_id)
         != NGX_OK
-        || ngx_http_infer_cors_answer(r, ilcf) != NGX_OK)
+        || ngx_http_infer_cors_answer(r, ilcf) != NGX_OK
+        || (ctx->info.cache_status.len
+            && ngx_http_infer_header_out(r, "X-Infer-Cache",
+                                         &ctx->info.cache_status)
+               != NGX_OK))
     {
         return NGX_ERROR;
     }

@@ -20,7 +20,8 @@ typedef enum {
     ngx_http_infer_var_first_token_time,
     ngx_http_infer_var_finish_reason,
     ngx_http_infer_var_key,
-    ngx_http_infer_var_request_id
+    ngx_http_infer_var_request_id,
+    ngx_http_infer_var_cache_status
 } ngx_http_infer_var_e;
 
 
@@ -71,6 +72,13 @@ static ngx_command_t  ngx_http_infer_commands[] = {
     { ngx_string("infer_model"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE1,
       ngx_http_infer_model_block,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("infer_cache_zone"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE23,
+      ngx_http_infer_cache_zone,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -159,6 +167,69 @@ static ngx_command_t  ngx_http_infer_commands[] = {
       offsetof(ngx_http_infer_loc_conf_t, ping),
       NULL },
 
+    { ngx_string("infer_cache"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_infer_cache,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("infer_cache_valid"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE123,
+      ngx_http_infer_cache_valid,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("infer_cache_max_size"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_size_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, cache.max_size),
+      NULL },
+
+    { ngx_string("infer_cache_sampled"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, cache.sampled),
+      NULL },
+
+    { ngx_string("infer_cache_scope"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_set_complex_value_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, cache.scope),
+      NULL },
+
+    { ngx_string("infer_cache_tag"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_set_complex_value_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, cache.tag),
+      NULL },
+
+    { ngx_string("infer_cache_bypass"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
+      ngx_http_set_predicate_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, cache.bypass),
+      NULL },
+
+    { ngx_string("infer_no_cache"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
+      ngx_http_set_predicate_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, cache.no_cache),
+      NULL },
+
+    { ngx_string("infer_cache_purge"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_infer_cache_purge,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
       ngx_null_command
 };
 
@@ -219,6 +290,9 @@ static ngx_http_variable_t  ngx_http_infer_vars[] = {
 
     { ngx_string("infer_request_id"), NULL, ngx_http_infer_variable,
       ngx_http_infer_var_request_id, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("infer_cache_status"), NULL, ngx_http_infer_variable,
+      ngx_http_infer_var_cache_status, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
       ngx_http_null_variable
 };
@@ -285,6 +359,10 @@ ngx_http_infer_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
 
     case ngx_http_infer_var_request_id:
         value = info->request_id;
+        break;
+
+    case ngx_http_infer_var_cache_status:
+        value = info->cache_status;
         break;
 
     case ngx_http_infer_var_prompt_tokens:
@@ -373,6 +451,9 @@ ngx_http_infer_create_main_conf(ngx_conf_t *cf)
            != NGX_OK
         || ngx_array_init(&imcf->engines, cf->pool, 2,
                           sizeof(ngx_http_infer_engine_conf_t *))
+           != NGX_OK
+        || ngx_array_init(&imcf->caches, cf->pool, 2,
+                          sizeof(ngx_http_infer_cache_t *))
            != NGX_OK)
     {
         return NULL;
@@ -418,6 +499,8 @@ ngx_http_infer_create_loc_conf(ngx_conf_t *cf)
     conf->cors = NGX_CONF_UNSET_PTR;
     conf->ping = NGX_CONF_UNSET_MSEC;
 
+    ngx_http_infer_cache_create_conf(&conf->cache);
+
     return conf;
 }
 
@@ -462,6 +545,8 @@ ngx_http_infer_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
     ngx_conf_merge_ptr_value(conf->cors, prev->cors, NULL);
     ngx_conf_merge_msec_value(conf->ping, prev->ping, 15000);
+
+    (void) ngx_http_infer_cache_merge_conf(&prev->cache, &conf->cache);
 
     return ngx_http_infer_merge_target(cf, prev, conf);
 }

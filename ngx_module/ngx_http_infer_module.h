@@ -28,6 +28,7 @@
 #include "ipc/bus.h"
 #include "ipc/spawn.h"
 #include "text/text.h"
+#include "ngx_http_infer_cache.h"
 
 
 #define NGX_HTTP_INFER_NO_ENTRY           ((ngx_uint_t) -1)
@@ -176,6 +177,7 @@ typedef struct {
     ngx_array_t                 zones;          /* ngx_http_infer_zone_t * */
     ngx_array_t                 models;         /* ngx_http_infer_model_t * */
     ngx_array_t                 engines;        /* ..._engine_conf_t */
+    ngx_array_t                 caches;         /* ngx_http_infer_cache_t * */
     ngx_uint_t                  max_tokens;     /* largest in a location */
 } ngx_http_infer_main_conf_t;
 
@@ -201,6 +203,7 @@ typedef struct {
     ngx_array_t                *cors;           /* ngx_str_t origins or NULL;
                                                  * "*" is any */
     ngx_msec_t                  ping;           /* 0: off */
+    ngx_http_infer_cache_conf_t cache;
     ngx_http_infer_place_t      place;          /* of infer */
 } ngx_http_infer_loc_conf_t;
 
@@ -219,6 +222,7 @@ typedef struct {
     uint64_t                    queue_us;
     uint64_t                    first_us;       /* submission to first token */
     ngx_str_t                   finish_reason;  /* empty: none yet */
+    ngx_str_t                   cache_status;   /* empty: no cache here */
     unsigned                    has_prompt:1;   /* which of these are known */
     unsigned                    has_queue:1;
     unsigned                    has_first:1;
@@ -320,9 +324,14 @@ void ngx_http_infer_event_detach(ngx_http_infer_bus_t *bus);
 ngx_http_infer_keys_t *ngx_http_infer_keys_read(ngx_conf_t *cf,
     ngx_str_t *file);
 
+/* purge.c */
+
+ngx_int_t ngx_http_infer_purge_handler(ngx_http_request_t *r);
+
 /* handler.c, filter.c */
 
 ngx_int_t ngx_http_infer_handler(ngx_http_request_t *r);
+void ngx_http_infer_random(void *data, size_t len);
 ngx_int_t ngx_http_infer_filter_init(ngx_conf_t *cf);
 
 

@@ -350,6 +350,7 @@ ngx_http_infer_render_last(ngx_http_infer_ctx_t *ctx,
     }
 
     ngx_http_infer_note_finish(ctx, choice, finish);
+    ngx_http_infer_cache_keep(ctx, choice, finish);
 
     choice->ended = 1;
 
@@ -371,6 +372,8 @@ ngx_http_infer_render_end(ngx_http_infer_ctx_t *ctx)
     usage.prompt_tokens = ctx->req->n_prompt_tokens;
     usage.completion_tokens = ctx->info.completion_tokens;
     usage.cached_tokens = ctx->cached_tokens;
+
+    ngx_http_infer_cache_store(ctx, &usage);
 
     return infer_render_end(ctx->render, &ctx->out, &usage);
 }
@@ -581,7 +584,6 @@ static ngx_int_t
 ngx_http_infer_stream_header(ngx_http_infer_ctx_t *ctx)
 {
     ngx_int_t                  rc;
-    ngx_str_t                  value;
     ngx_connection_t          *c;
     ngx_http_request_t        *r;
     ngx_http_core_loc_conf_t  *clcf;
@@ -598,22 +600,9 @@ ngx_http_infer_stream_header(ngx_http_infer_ctx_t *ctx)
     r->headers_out.content_type_len = r->headers_out.content_type.len;
     r->headers_out.content_type_lowcase = NULL;
 
-    ngx_str_set(&value, "no-cache");
-
-    if (ngx_http_infer_header_out(r, "Cache-Control", &value) != NGX_OK) {
+    if (ngx_http_infer_stream_headers(r) != NGX_OK) {
         return NGX_ERROR;
     }
-
-    ngx_str_set(&value, "no");
-
-    if (ngx_http_infer_header_out(r, "X-Accel-Buffering", &value) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-#if (NGX_HTTP_GZIP)
-    r->gzip_tested = 1;
-    r->gzip_ok = 0;
-#endif
 
     clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
 

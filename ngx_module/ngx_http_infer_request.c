@@ -77,6 +77,7 @@ static ngx_int_t
 ngx_http_infer_start(ngx_http_request_t *r)
 {
     uint64_t                    now;
+    ngx_int_t                   rc;
     ngx_pool_cleanup_t         *pcln;
     ngx_http_cleanup_t         *cln;
     ngx_http_infer_ctx_t       *ctx;
@@ -108,6 +109,12 @@ ngx_http_infer_start(ngx_http_request_t *r)
 
     cln->handler = ngx_http_infer_cancel;
     cln->data = ctx;
+
+    rc = ngx_http_infer_cache_lookup_body(r, ctx);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
 
     now = infer_now_us();
 
@@ -504,7 +511,11 @@ ngx_http_infer_prepared(ngx_http_infer_ctx_t *ctx)
     ctx->info.prompt_tokens = (ngx_uint_t) ctx->req->n_prompt_tokens;
     ctx->info.has_prompt = 1;
 
-    rc = ngx_http_infer_admit(ctx);
+    rc = ngx_http_infer_cache_lookup(ctx);
+
+    if (rc == NGX_DECLINED) {
+        rc = ngx_http_infer_admit(ctx);
+    }
 
     if (rc == NGX_DECLINED) {
         rc = ngx_http_infer_submit(ctx);
@@ -877,6 +888,8 @@ ngx_http_infer_free(void *data)
     if (ctx->render) {
         infer_render_free(ctx->render);
     }
+
+    ngx_http_infer_cache_free(ctx);
 
     if (ctx->req) {
         infer_api_request_free(ctx->req);

@@ -68,6 +68,7 @@ struct ngx_http_infer_ctx_s {
 
     ngx_http_infer_job_t       *job;            /* in the thread pool */
     infer_api_request_t        *req;
+    ngx_http_infer_cache_ctx_t *cache;          /* NULL: not cached */
     infer_render_t             *render;
     infer_buf_t                 out;            /* what busy points to */
     ngx_chain_t                *free;
@@ -99,7 +100,6 @@ struct ngx_http_infer_ctx_s {
 /* handler.c */
 
 ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
-void ngx_http_infer_random(void *data, size_t len);
 
 /* request.c: after the body; and the end of a request, whatever its phase */
 
@@ -144,8 +144,22 @@ ngx_int_t ngx_http_infer_no_model(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_unauthorized(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_header_out(ngx_http_request_t *r, char *name,
     ngx_str_t *value);
+ngx_int_t ngx_http_infer_stream_headers(ngx_http_request_t *r);
 ngx_table_elt_t *ngx_http_infer_header_in(ngx_http_request_t *r, char *name,
     size_t len);
+
+/* cache.c: looks up, DECLINED when there is nothing; keeps what ends */
+
+ngx_int_t ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
+    ngx_http_infer_ctx_t *ctx);
+ngx_int_t ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_cache_keep(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice, uint32_t finish);
+void ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
+    infer_api_usage_t *usage);
+void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
+uint64_t ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache,
+    ngx_str_t *tag);
 
 /* status.c */
 

@@ -12,6 +12,7 @@
 #define NGX_HTTP_INFER_STALLED_US      10000000
 #define NGX_HTTP_INFER_METRICS_ZONE    (48 * 1024)
 #define NGX_HTTP_INFER_METRICS_MODEL   8192
+#define NGX_HTTP_INFER_METRICS_CACHE   4096
 
 
 typedef enum {
@@ -394,7 +395,7 @@ ngx_http_infer_metrics(ngx_http_request_t *r)
     imcf = ngx_http_get_module_main_conf(r, ngx_http_infer_module);
 
     zone = imcf->zones.elts;
-    size = 1;
+    size = 1 + NGX_HTTP_INFER_METRICS_CACHE * (imcf->caches.nelts + 1);
     n = 0;
 
     z = ngx_palloc(r->pool, (imcf->zones.nelts + 1)
@@ -432,6 +433,7 @@ ngx_http_infer_metrics(ngx_http_request_t *r)
     p = ngx_http_infer_metrics_counters(p, last, z, n);
     p = ngx_http_infer_metrics_finished(p, last, z, n);
     p = ngx_http_infer_metrics_hists(p, last, z, n);
+    p = ngx_http_infer_metrics_caches(p, last, imcf);
 
     if (p == last) {
         ngx_log_error(NGX_LOG_ALERT, r->connection->log, 0,

@@ -34,16 +34,39 @@ infer_answer_begin(infer_buf_t *out, uint32_t n_choices, uint32_t n_top)
 }
 
 int
+infer_answer_room(infer_buf_t *out, uint32_t finish, uint32_t n,
+    uint32_t n_top, infer_record_t **rec, infer_top_t **top)
+{
+    char             *p;
+    size_t            bytes;
+    answer_choice_t   c = { finish, n };
+
+    bytes = (size_t) n * (sizeof(**rec) + n_top * sizeof(**top));
+    p = infer_buf_room(out, sizeof(c) + bytes);
+    *rec = NULL;
+    if (p != NULL) {
+        memcpy(p, &c, sizeof(c));
+        *rec = (infer_record_t *) (p + sizeof(c));
+        *top = (infer_top_t *) (*rec + n);
+        out->len += sizeof(c) + bytes;
+    }
+    return infer_buf_rc(out);
+}
+
+int
 infer_answer_choice(infer_buf_t *out, uint32_t finish,
     const infer_record_t *recs, const infer_top_t *top, uint32_t n,
     uint32_t n_top)
 {
-    answer_choice_t  c = { finish, n };
+    infer_top_t     *t;
+    infer_record_t  *r;
 
-    infer_buf_put(out, (const char *) &c, sizeof(c));
-    infer_buf_put(out, (const char *) recs, n * sizeof(*recs));
-    infer_buf_put(out, (const char *) top,
-                  (size_t) n * n_top * sizeof(*top));
+    if (infer_answer_room(out, finish, n, n_top, &r, &t) == INFER_OK) {
+        memcpy(r, recs, n * sizeof(*recs));
+        if (n_top != 0) {
+            memcpy(t, top, (size_t) n * n_top * sizeof(*top));
+        }
+    }
     return infer_buf_rc(out);
 }
 

@@ -33,6 +33,10 @@ int infer_answer_begin(infer_buf_t *out, uint32_t n_choices, uint32_t n_top);
 int infer_answer_choice(infer_buf_t *out, uint32_t finish,
     const infer_record_t *recs, const infer_top_t *top, uint32_t n,
     uint32_t n_top);
+/* The same without the records: room for them, to be written by the caller;
+ * *rec NULL when there is none. */
+int infer_answer_room(infer_buf_t *out, uint32_t finish, uint32_t n,
+    uint32_t n_top, infer_record_t **rec, infer_top_t **top);
 int infer_answer_end(infer_buf_t *out, const infer_api_usage_t *usage);
 
 /* Checks everything: CORRUPT when it is not an answer to a request of so

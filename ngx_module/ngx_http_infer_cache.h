@@ -1,0 +1,101 @@
+
+/*
+ * The response cache's first tier in nginx: a shared memory zone that holds
+ * an infer_store_t (engine/cache), what locations say about it, and what a
+ * request carries along. cache_conf.c has the directives, cache.c the way of
+ * a request.
+ */
+
+
+#ifndef _NGX_HTTP_INFER_CACHE_H_INCLUDED_
+#define _NGX_HTTP_INFER_CACHE_H_INCLUDED_
+
+
+#include <ngx_config.h>
+#include <ngx_core.h>
+#include <ngx_http.h>
+
+#include "cache/key.h"
+#include "cache/store.h"
+
+
+/* in the zone's shared memory; lives until nginx ends or the size changes */
+
+typedef struct {
+    u_char                       secret[16];    /* of the keys */
+    size_t                       bytes;
+    void                        *store;
+} ngx_http_infer_cache_shm_t;
+
+
+/* infer_cache_zone; in the cycle's pool, the view is each process's own */
+
+typedef struct {
+    ngx_str_t                    name;
+    ngx_uint_t                   shards;
+    ngx_shm_zone_t              *shm_zone;
+    ngx_http_infer_cache_shm_t  *shm;
+    infer_store_t                store;
+    ngx_pid_t                    pid;           /* that attached */
+    ngx_msec_t                   recovered;
+} ngx_http_infer_cache_t;
+
+
+/* of a location */
+
+typedef struct {
+    ngx_http_infer_cache_t      *cache;         /* NULL: off */
+    ngx_msec_t                   stop_ms;       /* how long answers are */
+    ngx_msec_t                   length_ms;     /* good, by their end */
+    size_t                       max_size;      /* of one answer's log */
+    ngx_flag_t                   sampled;
+    ngx_http_complex_value_t    *scope;         /* NULL: by credentials */
+    ngx_http_complex_value_t    *tag;
+    ngx_array_t                 *bypass;        /* ngx_http_complex_value_t */
+    ngx_array_t                 *no_cache;
+    ngx_http_infer_cache_t      *purge;         /* of a purge location */
+} ngx_http_infer_cache_conf_t;
+
+
+/* of a request that may be cached */
+
+typedef struct {
+    infer_key_space_t            space;
+    u_char                       body_key[INFER_STORE_KEY];
+    u_char                       log_key[INFER_STORE_KEY];
+    infer_buf_t                  body;          /* its ident; until looked up */
+    infer_buf_t                  ident;         /* of the request */
+    infer_buf_t                 *logs;          /* [nchoices] packed */
+    uint64_t                     tag;
+    unsigned                     lookup:1;
+    unsigned                     store:1;
+} ngx_http_infer_cache_ctx_t;
+
+
+/* cache_conf.c */
+
+char *ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_infer_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_infer_cache_valid(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_infer_cache_purge(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+void ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf);
+char *ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
+    ngx_http_infer_cache_conf_t *conf);
+
+/* this process's view, or NULL */
+
+infer_store_t *ngx_http_infer_cache_enter(ngx_http_infer_cache_t *cache);
+
+/* cache_status.c: of all caches; main is the module's main configuration */
+
+u_char *ngx_http_infer_metrics_caches(u_char *p, u_char *last, void *main);
+
+/* a shard was busy: perhaps its owner is dead */
+
+void ngx_http_infer_cache_busy(ngx_http_infer_cache_t *cache);
+
+
+#endif /* _NGX_HTTP_INFER_CACHE_H_INCLUDED_ */

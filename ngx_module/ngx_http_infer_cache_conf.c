@@ -1,0 +1,410 @@
+
+/*
+ * Directives of the response cache, and its zone: formatted once, taken over
+ * by the cycles that follow.
+ */
+
+
+#include "ngx_http_infer_module.h"
+
+#include <signal.h>
+
+
+#define NGX_HTTP_INFER_CACHE_SHARDS   16
+#define NGX_HTTP_INFER_CACHE_LEAST    (512 * 1024)
+#define NGX_HTTP_INFER_CACHE_RECOVER  1000        /* ms between looks */
+
+
+static ngx_int_t ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone,
+    void *data);
+static ngx_http_infer_cache_t *ngx_http_infer_cache_find(ngx_conf_t *cf,
+    ngx_str_t *name);
+static int ngx_http_infer_cache_alive(void *arg, uint32_t owner);
+
+
+/* infer_cache_zone NAME SIZE [shards=N] */
+
+char *
+ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_infer_main_conf_t *imcf = conf;
+
+    ssize_t                   size;
+    ngx_int_t                 shards;
+    ngx_str_t                *value, name;
+    ngx_http_infer_cache_t   *cache, **slot;
+
+    value = cf->args->elts;
+
+    if (ngx_http_infer_valid_name(&value[1]) != NGX_OK) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid name \"%V\"", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    if (ngx_http_infer_cache_find(cf, &value[1])) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "infer_cache_zone \"%V\" is duplicate", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    size = ngx_parse_size(&value[2]);
+
+    if (size < NGX_HTTP_INFER_CACHE_LEAST) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"infer_cache_zone\" needs at least 512k, not "
+                           "\"%V\"", &value[2]);
+        return NGX_CONF_ERROR;
+    }
+
+    /* a shard holds 256 KiB at least, by default */
+
+    shards = ngx_min(NGX_HTTP_INFER_CACHE_SHARDS, size / (256 * 1024));
+
+    if (cf->args->nelts == 4) {
+
+        shards = NGX_ERROR;
+
+        if (ngx_strncmp(value[3].data, "shards=", 7) == 0) {
+            shards = ngx_atoi(value[3].data + 7, value[3].len - 7);
+        }
+
+        if (shards < 1 || shards > INFER_STORE_SHARDS
+            || size / shards < 64 * 1024)
+        {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid parameter \"%V\", \"shards\" is from "
+                               "1 to %d, of 64k at least", &value[3],
+                               INFER_STORE_SHARDS);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    cache = ngx_pcalloc(cf->pool, sizeof(ngx_http_infer_cache_t));
+    slot = ngx_array_push(&imcf->caches);
+
+    if (cache == NULL || slot == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *slot = cache;
+    cache->name = value[1];
+    cache->shards = (ngx_uint_t) shards;
+
+    name.len = sizeof("infer_cache_zone:") - 1 + value[1].len;
+    name.data = ngx_pnalloc(cf->pool, name.len + 1);
+    if (name.data == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_sprintf(name.data, "infer_cache_zone:%V%Z", &value[1]);
+
+    cache->shm_zone = ngx_shared_memory_add(cf, &name, size,
+                                            &ngx_http_infer_module);
+    if (cache->shm_zone == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    cache->shm_zone->init = ngx_http_infer_cache_init;
+    cache->shm_zone->data = cache;
+
+    return NGX_CONF_OK;
+}
+
+
+/*
+ * All pages of the zone in one piece, taken when it is empty: the store has
+ * its own blocks. It is kept over reloads unless its size or shards change.
+ */
+
+static ngx_int_t
+ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone, void *data)
+{
+    ngx_http_infer_cache_t *old = data;
+
+    ngx_slab_pool_t             *pool;
+    ngx_http_infer_cache_t      *cache;
+    ngx_http_infer_cache_shm_t  *shm;
+
+    cache = shm_zone->data;
+    pool = (ngx_slab_pool_t *) shm_zone->shm.addr;
+    pool->log_nomem = 0;
+
+    shm = old ? old->shm : shm_zone->shm.exists ? pool->data : NULL;
+
+    if (shm == NULL) {
+        shm = ngx_slab_calloc(pool, sizeof(ngx_http_infer_cache_shm_t));
+        if (shm == NULL) {
+            return NGX_ERROR;
+        }
+
+        /* the page that holds shm is gone, the others lie together */
+
+        shm->bytes = pool->pfree * ngx_pagesize;
+        shm->store = ngx_slab_alloc(pool, shm->bytes);
+
+        if (shm->store == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_http_infer_random(shm->secret, sizeof(shm->secret));
+        pool->data = shm;
+        old = NULL;
+    }
+
+    cache->shm = shm;
+
+    if (old && old->shards == cache->shards) {
+        return NGX_OK;
+    }
+
+    if (infer_store_init(shm->store, shm->bytes, (uint32_t) cache->shards)
+        != INFER_OK)
+    {
+        ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
+                      "infer_cache_zone \"%V\" is too small for its shards",
+                      &cache->name);
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_http_infer_cache_t *
+ngx_http_infer_cache_find(ngx_conf_t *cf, ngx_str_t *name)
+{
+    ngx_uint_t                    i;
+    ngx_http_infer_cache_t      **cache;
+    ngx_http_infer_main_conf_t   *imcf;
+
+    imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_infer_module);
+    cache = imcf->caches.elts;
+
+    for (i = 0; i < imcf->caches.nelts; i++) {
+        if (cache[i]->name.len == name->len
+            && ngx_strncmp(cache[i]->name.data, name->data, name->len) == 0)
+        {
+            return cache[i];
+        }
+    }
+
+    return NULL;
+}
+
+
+/* infer_cache ZONE | off */
+
+char *
+ngx_http_infer_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_infer_loc_conf_t *ilcf = conf;
+
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    if (ilcf->cache.cache != NGX_CONF_UNSET_PTR) {
+        return "is duplicate";
+    }
+
+    if (ngx_strcmp(value[1].data, "off") == 0) {
+        ilcf->cache.cache = NULL;
+        return NGX_CONF_OK;
+    }
+
+    ilcf->cache.cache = ngx_http_infer_cache_find(cf, &value[1]);
+
+    if (ilcf->cache.cache == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "unknown infer_cache_zone \"%V\", it must be "
+                           "defined before it is used", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* infer_cache_valid [stop] [length] TIME, all of them without a name */
+
+char *
+ngx_http_infer_cache_valid(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_infer_loc_conf_t *ilcf = conf;
+
+    ngx_str_t   *value;
+    ngx_uint_t   i, n, stop, length;
+    ngx_msec_t   ms;
+
+    value = cf->args->elts;
+    n = cf->args->nelts;
+    stop = (n == 2);
+    length = (n == 2);
+
+    ms = ngx_parse_time(&value[n - 1], 0);
+
+    if (ms == (ngx_msec_t) NGX_ERROR) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid time \"%V\"", &value[n - 1]);
+        return NGX_CONF_ERROR;
+    }
+
+    for (i = 1; i < n - 1; i++) {
+
+        if (ngx_strcmp(value[i].data, "stop") == 0) {
+            stop = 1;
+
+        } else if (ngx_strcmp(value[i].data, "length") == 0) {
+            length = 1;
+
+        } else if (ngx_strcmp(value[i].data, "any") == 0) {
+            stop = 1;
+            length = 1;
+
+        } else {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid value \"%V\", there are \"stop\", "
+                               "\"length\" and \"any\"", &value[i]);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    if (stop) {
+        ilcf->cache.stop_ms = ms;
+    }
+
+    if (length) {
+        ilcf->cache.length_ms = ms;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* infer_cache_purge ZONE */
+
+char *
+ngx_http_infer_cache_purge(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_infer_loc_conf_t *ilcf = conf;
+
+    ngx_str_t                 *value;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    value = cf->args->elts;
+
+    if (ilcf->cache.purge) {
+        return "is duplicate";
+    }
+
+    ilcf->cache.purge = ngx_http_infer_cache_find(cf, &value[1]);
+
+    if (ilcf->cache.purge == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "unknown infer_cache_zone \"%V\", it must be "
+                           "defined before it is used", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    clcf->handler = ngx_http_infer_purge_handler;
+
+    return NGX_CONF_OK;
+}
+
+
+void
+ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf)
+{
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     conf->scope = NULL;
+     *     conf->tag = NULL;
+     *     conf->purge = NULL;
+     */
+
+    conf->cache = NGX_CONF_UNSET_PTR;
+    conf->stop_ms = NGX_CONF_UNSET_MSEC;
+    conf->length_ms = NGX_CONF_UNSET_MSEC;
+    conf->max_size = NGX_CONF_UNSET_SIZE;
+    conf->sampled = NGX_CONF_UNSET;
+    conf->bypass = NGX_CONF_UNSET_PTR;
+    conf->no_cache = NGX_CONF_UNSET_PTR;
+}
+
+
+char *
+ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
+    ngx_http_infer_cache_conf_t *conf)
+{
+    ngx_conf_merge_ptr_value(conf->cache, prev->cache, NULL);
+    ngx_conf_merge_msec_value(conf->stop_ms, prev->stop_ms, 600000);
+    ngx_conf_merge_msec_value(conf->length_ms, prev->length_ms, 600000);
+    ngx_conf_merge_size_value(conf->max_size, prev->max_size, 256 * 1024);
+    ngx_conf_merge_value(conf->sampled, prev->sampled, 0);
+    ngx_conf_merge_ptr_value(conf->bypass, prev->bypass, NULL);
+    ngx_conf_merge_ptr_value(conf->no_cache, prev->no_cache, NULL);
+
+    if (conf->scope == NULL) {
+        conf->scope = prev->scope;
+    }
+
+    if (conf->tag == NULL) {
+        conf->tag = prev->tag;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* ngx_pid is unique among the living, which is all that a lock needs. */
+
+infer_store_t *
+ngx_http_infer_cache_enter(ngx_http_infer_cache_t *cache)
+{
+    if (cache->pid != ngx_pid) {
+
+        if (infer_store_attach(&cache->store, cache->shm->store,
+                               cache->shm->bytes, (uint32_t) ngx_pid)
+            != INFER_OK)
+        {
+            return NULL;
+        }
+
+        cache->pid = ngx_pid;
+    }
+
+    return &cache->store;
+}
+
+
+void
+ngx_http_infer_cache_busy(ngx_http_infer_cache_t *cache)
+{
+    uint32_t  wiped;
+
+    if (ngx_current_msec - cache->recovered < NGX_HTTP_INFER_CACHE_RECOVER) {
+        return;
+    }
+
+    cache->recovered = ngx_current_msec;
+
+    wiped = infer_store_recover(&cache->store, ngx_http_infer_cache_alive,
+                                NULL);
+    if (wiped) {
+        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
+                      "infer cache \"%V\" lost %uD shards with a worker that "
+                      "died", &cache->name, wiped);
+    }
+}
+
+
+/* A pid that lives on in another process keeps a shard busy, not wrong. */
+
+static int
+ngx_http_infer_cache_alive(void *arg, uint32_t owner)
+{
+    return kill((pid_t) owner, 0) == 0 || ngx_errno != NGX_ESRCH;
+}
