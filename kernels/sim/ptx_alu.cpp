@@ -292,9 +292,14 @@ f32 fadd_sat(f32 a, f32 b) { return clamp01(a + b); }
 f32 fmul_sat(f32 a, f32 b) { return clamp01(a * b); }
 f32 fma_sat(f32 a, f32 b, f32 c) { return clamp01(fma32(a, b, c)); }
 
+/* A sum that is exactly zero is -0 when rounded down, unless both are +0. */
 template <Round R> f32 fma_round(f32 a, f32 b, f32 c)
 {
-    return canonical(f64_to_f32(fma_odd(a, b, c), R));
+    f64 v = fma_odd(a, b, c);
+
+    if (R == R_DOWN && v == 0 && std::signbit(a * b) != std::signbit(c))
+        return -0.0f;
+    return canonical(f64_to_f32(v, R));
 }
 template <Round R> f32 add_round(f32 a, f32 b)
 {

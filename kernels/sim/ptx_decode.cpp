@@ -86,6 +86,7 @@ private:
     u16 constant(u64 value, u32 size);
     u16 special(const std::string &name);
     u16 source(const std::string &s, u32 size);
+    s64 number(const std::string &s);
     u16 dest(const std::string &s, u32 size);
     u16 predicate(const std::string &s, bool *inv);
     void address(const std::string &s, u16 &base, bool &wide, s64 &off,
@@ -232,13 +233,20 @@ u16 Decoder::source(const std::string &s, u32 size)
     if (s == "WARP_SZ")
         return constant(LANES, size);
     bool real = s.size() > 2 && s[0] == '0' && strchr("fFdD", s[1]);
+    return constant(real ? strtoull(&s[2], nullptr, 16) : (u64) number(s),
+        size);
+}
+
+/* An integer literal and nothing else. */
+s64 Decoder::number(const std::string &s)
+{
     char *rest;
-    u64 v = real ? strtoull(&s[2], &rest, 16)
-        : s[0] == '-' ? (u64) strtoll(s.c_str(), &rest, 0)
+    u64 v = s[0] == '-' ? (u64) strtoll(s.c_str(), &rest, 0)
         : strtoull(s.c_str(), &rest, 0);
+
     if (rest == s.c_str() || (*rest && strcmp(rest, "U") != 0))
         fail("unknown operand");
-    return constant(v, size);
+    return (s64) v;
 }
 
 u16 Decoder::dest(const std::string &s, u32 size)
@@ -275,7 +283,7 @@ void Decoder::address(const std::string &s, u16 &base, bool &wide, s64 &off,
 
     off = 0;
     if (plus != in.npos)
-        off = strtoll(&in[plus + (in[plus] == '+')], nullptr, 0);
+        off = number(in.substr(plus + (in[plus] == '+')));
     Sym *y = find(name);
     bool param = space && *space == S_PARAM;
     if (param && (!f_->entry || (y && y->what == Sym::CALL_PARAM)))
@@ -511,7 +519,14 @@ void Decoder::copy_async()
     } else if (op_.full == "cp.async.wait_group") {
         args(1, 1);
         i.fn = run_cp_wait;
-        i.target = atoi(a_[0].c_str());
+        i.target = (s32) number(a_[0]);
+    } else if (op_.full == "cp.async.bulk.prefetch.L2.global") {
+        bool wide;
+
+        args(2, 2);
+        address(a_[0], i.s[0], wide, i.off, nullptr);
+        source(a_[1], 4);
+        i.fn = run_nothing;
     } else {
         args(3, 4);
         need((op_.part[2] == "ca" || op_.part[2] == "cg") && has("global"));
@@ -523,7 +538,7 @@ void Decoder::copy_async()
                 || op_.part[n].compare(0, 4, "L2::") == 0);
         address(a_[0], i.s[0], i.wide, i.off, &space);
         address(a_[1], i.s[1], any, i.off2, nullptr);
-        i.size = (u8) atoi(a_[2].c_str());
+        i.size = (u8) number(a_[2]);
         need(any && (i.size == 16 || (op_.part[2] == "ca"
             && (i.size == 4 || i.size == 8))));
         if (a_.size() > 3)
@@ -655,7 +670,7 @@ void Decoder::pred_or_alu()
     i.op = (u8) op_.part[0][0];
     args(op_.part[0] == "mov" || op_.part[0] == "not" ? 2 : 3, 3);
     if (i.op == 'm' && !find(a_[1]))
-        i.op = atoi(a_[1].c_str()) ? '1' : '0';
+        i.op = number(a_[1]) ? '1' : '0';
     else
         i.s[0] = predicate(a_[1], nullptr);
     if (a_.size() > 2)
