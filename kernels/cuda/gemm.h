@@ -143,6 +143,10 @@ typedef struct {
 int cu_q8_tiles_n4(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 int cu_q8_tiles_b8(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 int cu_q8_tiles_s2(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
+/* The same bits, for up to CU_SPLIT_MAX rows. */
+int cu_q8_split_n4(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
+int cu_q8_split_b8(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
+int cu_q8_split_s2(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 
 #ifdef __cplusplus
 }

@@ -14,7 +14,8 @@ template <int FORM, int WM_, int WN_, int MT_, int NT_, int STAGES_, int BLOCKS_
 struct Q8Tile {
     using F = Q8Form<FORM>;
     static constexpr int  form = FORM;
-    static constexpr int  WM = WM_, WN = WN_, MT = MT_, NT = NT_, STAGES = STAGES_, BLOCKS = BLOCKS_;
+    static constexpr int  WM = WM_, WN = WN_, MT = MT_, NT = NT_;
+    static constexpr int  STAGES = STAGES_, BLOCKS = BLOCKS_;
     static constexpr int  tiles = WM * MT;                 /* of 16 outputs */
     static constexpr int  BM = tiles * CU_TILE, BN = WN * NT * 8;
     static constexpr int  threads = WM * WN * DEV_WARP;

@@ -1,0 +1,12 @@
+/*
+ * gemm_q8_split_s2.cu: q8_split_k for the forms of 8 bits with two scales a block.
+ */
+
+#include "gemm_q8_split.cuh"
+
+
+int
+cu_q8_split_s2(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form)
+{
+    return form == CU_B8S2 ? q8_split_rows<CU_B8S2>(dev, p) : q8_split_rows<CU_B8SM2>(dev, p);
+}
