@@ -7,10 +7,10 @@
  * reader. Two accesses of one launch are ordered by
  *   - program order of a thread;
  *   - a block barrier between them; a warp barrier, within a warp;
- *   - from block to block: a fence of the writer's thread that covers the
- *     write, then an atomic of that thread on some word, then an atomic on
- *     that word in the reader's block, then (for other threads) a barrier.
- *     So a missing fence or barrier around a "last block" counter is found.
+ *   - a fence of the writer's thread that covers the write, then an atomic
+ *     of that thread on some word, then an atomic on that word in the
+ *     reader's block, then (for its other threads) a barrier. So a missing
+ *     fence or barrier around a "last block" counter or a lock is found.
  * Work before a launch is ordered by the stream, except for programmatic
  * launches: until grid_wait(), launches in flight (LaunchRec) are not.
  *
@@ -143,7 +143,7 @@ static bool is_shared(const void *p, size_t n)
     return in_dyn(p, n) || (c >= tls_lo && c < tls_hi);
 }
 
-/* ---- order between blocks ---- */
+/* ---- order by fences and atomics ---- */
 
 struct Acquired {
     Moment release, here;
@@ -195,7 +195,7 @@ static void note_atomic(const void *p, Moment m, bool write)
     auto      &word = published[(uintptr_t) p];
     BlockSync &b = sync_block[m.block];
     for (const auto &x : word) {
-        if (x.first != m.block) {
+        if (x.first != m.block || x.second.tid != m.tid) {
             b.from[x.first] = {x.second, m};
         }
     }
@@ -208,8 +208,8 @@ static void note_atomic(const void *p, Moment m, bool write)
     }
 }
 
-/* An earlier access of another block is ordered before this one. */
-static bool ordered_blocks(const Moment &a, const Moment &me)
+/* An earlier access of another thread was published and taken. */
+static bool ordered_by_atomics(const Moment &a, const Moment &me)
 {
     auto b = sync_block.find(me.block);
 
@@ -231,10 +231,11 @@ static bool clash(const Moment &a, const Moment &me, bool shared)
     if (a.launch != me.launch) {
         return false;
     }
-    if (a.block != me.block) {
-        return !shared && !ordered_blocks(a, me);
+    if (shared && a.block != me.block) {
+        return false;
     }
-    return !ordered(a, me);
+    return !(a.block == me.block && ordered(a, me))
+           && !ordered_by_atomics(a, me);
 }
 
 /* ---- one access ---- */

@@ -73,7 +73,7 @@ void (*hook_issue)(const void *p, size_t n);
 void (*hook_landed)(const void *p, size_t n);
 void (*hook_sync)(const void *word);
 
-constexpr unsigned MAX_SPINS = 1 << 22;    /* of a launch */
+constexpr unsigned MAX_SPINS = 1 << 20;    /* of a launch */
 static unsigned spins;
 
 uint64_t random_next()
