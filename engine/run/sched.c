@@ -398,6 +398,7 @@ sched_is_coming(const infer_plan_t *plan, const infer_sched_seq_t *q)
 static void
 sched_fill(infer_sched_t *s, infer_plan_t *plan, const infer_sched_seq_t *only)
 {
+    int                 prefills;
     uint32_t            i, rows, left, n_decode = 0;
     infer_sched_seq_t  *q;
 
@@ -415,13 +416,16 @@ sched_fill(infer_sched_t *s, infer_plan_t *plan, const infer_sched_seq_t *only)
             continue;
         }
 
+        /* also when all but its last token is found: that row has not been
+         * counted as one of decode */
+        prefills = sched_pending(q) > 1;
         sched_match(s, q);
         if (sched_is_coming(plan, q)) {
             continue;
         }
 
         rows = sched_pending(q);
-        if (rows > 1 && rows > left) {
+        if (prefills && rows > left) {
             rows = left;
         }
         if (rows == 0) {
@@ -433,7 +437,7 @@ sched_fill(infer_sched_t *s, infer_plan_t *plan, const infer_sched_seq_t *only)
             break;
         }
 
-        if (sched_pending(q) > 1) {
+        if (prefills) {
             left -= rows;
             plan->n_prefill += rows;
         }

@@ -327,6 +327,186 @@ test_prefix(void)
     world_close(&w);
 }
 
+/* One whose last token alone is left, all others found, is a row more than
+ * the decoding ones that were counted. */
+static void
+test_prefix_full_batch(void)
+{
+    int32_t             id[4096], other[4096];
+    world_t             w;
+    infer_sched_seq_t  *a, *b, *c;
+
+    world_open(&w, 4, 64, 100);
+    a = add(&w, 33);
+    b = add(&w, 200);
+    c = add(&w, 33);
+    give_tokens(a, id, 4096);
+    give_tokens(b, other, 4096);
+    b->key.scope[0] = 1;
+    give_tokens(c, id, 4096);
+    step(&w, 1);
+    ok(planned(&w, b)->n_rows == 31 && planned(&w, c) == NULL,
+       "one waits for a page, another fills the batch");
+    step(&w, 1);
+    ok(c->n_kv >= 32 && planned(&w, b)->n_rows == 63 && w.plan.n_rows == 64,
+       "a prompt that is found does not overfill it (%u)", w.plan.n_rows);
+    world_close(&w);
+}
+
+/* What is not read yet when the next step is planned. */
+
+static void
+launch(world_t *w)
+{
+    infer_sched_plan(&w->s, &w->plan);
+    if (w->plan.n_items != 0) {
+        infer_sched_launched(&w->s, &w->plan);
+    }
+}
+
+/* The step of these sequences has run and given each a token. */
+static void
+land(world_t *w, infer_sched_seq_t **q, uint32_t n)
+{
+    uint32_t           i;
+    infer_plan_t       plan;
+    infer_plan_item_t  item[MAX];
+
+    memset(&plan, 0, sizeof(plan));
+    memset(item, 0, sizeof(item));
+    plan.item = item;
+    for (i = 0; i < n; i++) {
+        item[i].seq = q[i];
+        item[i].sample = 1;
+    }
+    plan.n_items = n;
+    infer_sched_ran(&w->s, &plan, 1);
+    for (i = 0; i < n; i++) {
+        if (q[i] != NULL) {
+            q[i]->n_known++;
+            q[i]->has_output = 1;
+        }
+    }
+}
+
+static void
+test_ahead(void)
+{
+    world_t             w;
+    infer_sched_seq_t  *q[3], *a, *b, *c, *none = NULL;
+
+    world_open(&w, 4, 64, 100);
+    a = q[0] = add(&w, 10);
+    b = q[1] = add(&w, 10);
+    c = q[2] = add(&w, 10);
+    b->waits = 1;
+    c->max_known = 12;
+
+    launch(&w);
+    ok(w.plan.n_items == 3 && a->n_ahead == 1 && a->n_kv == 10,
+       "three prompts are launched");
+    launch(&w);
+    ok(w.plan.n_items == 2 && planned(&w, a)->pos0 == 10
+       && planned(&w, a)->n_rows == 1 && planned(&w, a)->sample
+       && planned(&w, b) == NULL && planned(&w, c)->sample,
+       "who can goes on before its token is known");
+    land(&w, q, 3);
+    ok(a->n_ahead == 1 && b->n_ahead == 0 && a->n_known == 11,
+       "the first step has run");
+    launch(&w);
+    ok(planned(&w, a)->pos0 == 11 && planned(&w, b)->pos0 == 10
+       && planned(&w, c) == NULL,
+       "whose length is reached is not launched, who waited is");
+
+    infer_sched_remove(&w.s, c);
+    q[1] = none;
+    q[2] = none;
+    land(&w, q, 1);
+    ok(a->n_known == 12 && a->n_ahead == 1, "and one may end in between");
+    q[1] = b;
+    land(&w, q, 2);
+    ok(w.s.n_launched == 0 && a->n_ahead == 0 && a->n_known == 13
+       && a->n_kv == 12 && b->n_known == 12, "nothing is left");
+    world_close(&w);
+}
+
+static void
+test_ahead_pages(void)
+{
+    int32_t             id[4096];
+    world_t             w;
+    infer_sched_seq_t  *q[1], *a;
+
+    world_open(&w, 4, 64, 2);
+    a = q[0] = add(&w, 31);
+    give_tokens(a, id, 4096);
+    launch(&w);
+    launch(&w);
+    ok(a->n_kv == 32 && a->table.n == 1 && a->table.n_full == 0,
+       "a page is not found before its last token is known");
+    land(&w, q, 1);
+    launch(&w);
+    ok(a->n_kv == 33 && a->table.n == 2 && a->table.n_full == 1,
+       "then it is; the position ahead has its page");
+    land(&w, q, 1);
+    land(&w, q, 1);
+    world_close(&w);
+}
+
+/* The youngest loses its pages while it is on the device. */
+static void
+test_ahead_preempt(void)
+{
+    world_t             w;
+    infer_sched_seq_t  *q[2], *a, *b;
+
+    world_open(&w, 4, 64, 3);
+    a = q[0] = add(&w, 31);
+    b = q[1] = add(&w, 31);
+    launch(&w);
+    launch(&w);
+    land(&w, q, 2);
+    launch(&w);
+    ok(planned(&w, a)->pos0 == 32 && planned(&w, b) == NULL
+       && b->state == INFER_SEQ_WAITING && b->n_ahead == 1 && b->n_kv == 0,
+       "who finds no page ahead gives up its own");
+    land(&w, q, 2);
+    ok(b->n_known == 33 && b->n_ahead == 0, "its token still comes");
+    land(&w, q, 1);
+    infer_sched_remove(&w.s, a);
+    launch(&w);
+    ok(planned(&w, b) != NULL && planned(&w, b)->n_rows == 33,
+       "and later it computes everything again");
+    land(&w, &b, 1);
+    world_close(&w);
+}
+
+static void
+test_ahead_alone(void)
+{
+    world_t             w;
+    infer_sched_seq_t  *q[1], *bad;
+
+    world_open(&w, 4, 64, 100);
+    q[0] = add(&w, 10);
+    launch(&w);
+    bad = add(&w, 10);
+    bad->alone = 1;
+    launch(&w);
+    ok(w.plan.n_items == 0, "nothing is launched before a poisoned one");
+    land(&w, q, 1);
+    launch(&w);
+    ok(w.plan.n_items == 1 && planned(&w, bad) != NULL, "until it is alone");
+    launch(&w);
+    ok(w.plan.n_items == 0, "and nothing beside it");
+    land(&w, &bad, 1);
+    launch(&w);
+    ok(w.plan.n_items == 1 && planned(&w, q[0]) != NULL,
+       "then the others again");
+    land(&w, q, 1);
+    world_close(&w);
+}
+
 /* A preempted one finds its own pages again, as far as they are left. */
 static void
 test_preempt_prefix(void)
@@ -490,6 +670,11 @@ main(void)
     test_time();
     test_preempt();
     test_prefix();
+    test_prefix_full_batch();
+    test_ahead();
+    test_ahead_pages();
+    test_ahead_preempt();
+    test_ahead_alone();
     test_preempt_prefix();
     test_one_alone_fits();
     test_progress();
