@@ -509,8 +509,8 @@ const Kernel *find_kernel(const std::string &name)
     return nullptr;
 }
 
-/* The kernel of a host function; a message, once, when PTX was asked for but
- * has it not. */
+/* The kernel of a host function. That a kernel is not in the files means
+ * that something was forgotten, unless SIMT_PTX_PARTIAL is set. */
 static const Kernel *kernel_of(const void *fn)
 {
     static std::unordered_map<const void *, const Kernel *> known;
@@ -520,11 +520,11 @@ static const Kernel *kernel_of(const void *fn)
     if (it != known.end())
         return it->second;
     const char *name = dladdr(fn, &d) && d.dli_sname
-        && d.dli_saddr == fn ? d.dli_sname : "?";
+        && d.dli_saddr == fn ? d.dli_sname : "a kernel without a dynamic "
+        "symbol";
     const Kernel *k = find_kernel(name);
-    if (!k)
-        fprintf(stderr, "ptx: %s is not in the PTX files, it runs as "
-            "fibers\n", name);
+    if (!k && !getenv("SIMT_PTX_PARTIAL"))
+        unknown(name, nullptr, "not in the files of SIMT_PTX");
     return known[fn] = k;
 }
 

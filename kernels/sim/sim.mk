@@ -18,6 +18,9 @@ EMU_FLAGS  = -std=c++17 -O2 -g -Wall -Wextra -Werror -Wno-unknown-pragmas \
              $(EMU_INC) $(CFLAGS)
 EMU_CFLAGS = -std=gnu11 -O2 -g $(WARN) $(DEFS) -ffp-contract=off -fPIC \
              -fvisibility=hidden -pthread $(EMU_INC) $(CFLAGS)
+# A kernel that is a template of a hidden type would be hidden, too: then
+# the PTX interpreter would not know its name.
+EMU_NAMES := -fvisibility=default
 # libtsan is not linked: check.cpp answers the calls.
 EMU_CHECK := -O1 -fsanitize=thread --param tsan-instrument-func-entry-exit=0
 
@@ -46,11 +49,12 @@ EMU_PTX    = $(foreach f,$(EMU_CU),$(EMU)/ptx/$1/$(notdir $(f:.cu=.ptx)))
 $(EMU)/obj/%.cu.o: %.cu | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
 	$(call say,EMU,$<)
-	$(Q)$(EMU_CXX) $(EMU_FLAGS) -MMD -MP -x c++ -c -o $@ $<
+	$(Q)$(EMU_CXX) $(EMU_FLAGS) $(EMU_NAMES) -MMD -MP -x c++ -c -o $@ $<
 $(EMU)/chk/obj/%.cu.o: %.cu | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
 	$(call say,CHECK,$<)
-	$(Q)$(EMU_CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -x c++ -c -o $@ $<
+	$(Q)$(EMU_CXX) $(EMU_FLAGS) $(EMU_NAMES) $(EMU_CHECK) -MMD -MP \
+	    -x c++ -c -o $@ $<
 $(EMU)/obj/%.o: %.cpp | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
 	$(call say,EMU,$<)
