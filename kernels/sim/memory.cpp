@@ -322,6 +322,43 @@ cudaError_t cudaMemsetAsync(void *dst, int value, size_t n,
     });
 }
 
+/* Row by row: what is checked of one is what is checked of all. */
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src,
+    size_t src_pitch, size_t width, size_t height, enum cudaMemcpyKind kind,
+    cudaStream_t stream)
+{
+    SIMT_API("cudaMemcpy2DAsync");
+    if (width > dst_pitch || width > src_pitch) {
+        return error(cudaErrorInvalidValue);
+    }
+    for (size_t i = 0; i < height; i++) {
+        cudaError_t e = cudaMemcpyAsync((char *) dst + i * dst_pitch,
+                                        (const char *) src + i * src_pitch,
+                                        width, kind, stream);
+        if (e != cudaSuccess) {
+            return e;
+        }
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset2DAsync(void *dst, size_t pitch, int value,
+    size_t width, size_t height, cudaStream_t stream)
+{
+    SIMT_API("cudaMemset2DAsync");
+    if (width > pitch) {
+        return error(cudaErrorInvalidValue);
+    }
+    for (size_t i = 0; i < height; i++) {
+        cudaError_t e = cudaMemsetAsync((char *) dst + i * pitch, value,
+                                        width, stream);
+        if (e != cudaSuccess) {
+            return e;
+        }
+    }
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemset(void *dst, int value, size_t n)
 {
     return cudaMemsetAsync(dst, value, n, nullptr);
