@@ -3,8 +3,10 @@
  * interpreter (ptx_*.cpp), which runs what nvcc made of a kernel instead of
  * what g++ made of it.
  *
- * SIMT_PTX=a.ptx:b.ptx     launches of kernels found there by their mangled
- *                          name are interpreted; others run as fibers
+ * SIMT_PTX=a.ptx:b.ptx     kernels are found there by their mangled name and
+ *                          interpreted; one that is not there ends the
+ *                          process with 98
+ * SIMT_PTX_PARTIAL=1       ... or, with this, runs as fibers
  * SIMT_PTX_COVER=dir       every process adds a file there that says how
  *                          often each instruction ran; ptx_cover.py merges
  *
