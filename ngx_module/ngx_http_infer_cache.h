@@ -67,8 +67,11 @@ typedef struct {
     infer_buf_t                  ident;         /* of the request */
     infer_buf_t                 *logs;          /* [nchoices] packed */
     uint64_t                     tag;
+    infer_store_flight_t         flight;        /* what we read */
+    infer_store_flight_t         failed;        /* what we read before */
     unsigned                     lookup:1;
     unsigned                     store:1;
+    unsigned                     flying:1;
 } ngx_http_infer_cache_ctx_t;
 
 

@@ -177,11 +177,13 @@ ngx_http_infer_event_ready(ngx_http_infer_bus_t *bus, uint64_t *bits)
                 continue;
             }
 
-            ctx = choice->ctx;
+            for ( /* void */ ; choice; choice = choice->next) {
+                ctx = choice->ctx;
 
-            if (!ctx->ready) {
-                ctx->ready = 1;
-                ngx_queue_insert_tail(&watch->ready, &ctx->queue);
+                if (!ctx->ready) {
+                    ctx->ready = 1;
+                    ngx_queue_insert_tail(&watch->ready, &ctx->queue);
+                }
             }
         }
     }
@@ -208,20 +210,55 @@ void
 ngx_http_infer_event_add(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice)
 {
-    ctx->bus->watch->choices[choice->ref.slot] = choice;
+    ngx_http_infer_choice_t  **first;
+
+    first = &ctx->bus->watch->choices[choice->ref.slot];
+
+    choice->next = choice->joined ? *first : NULL;
+    *first = choice;
 }
 
 
-void
+/* 1: no other request of this process reads the slot */
+
+ngx_uint_t
 ngx_http_infer_event_del(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice)
 {
-    ngx_http_infer_watch_t  *watch;
+    ngx_http_infer_choice_t  **p;
 
-    watch = ctx->bus->watch;
+    if (ctx->bus->watch == NULL) {
+        return 1;
+    }
 
-    if (watch && watch->choices[choice->ref.slot] == choice) {
-        watch->choices[choice->ref.slot] = NULL;
+    p = &ctx->bus->watch->choices[choice->ref.slot];
+
+    while (*p && *p != choice) {
+        p = &(*p)->next;
+    }
+
+    if (*p) {
+        *p = choice->next;
+    }
+
+    return ctx->bus->watch->choices[choice->ref.slot] == NULL;
+}
+
+
+/* News of our own making: the eventfd brings us back from the event loop. */
+
+void
+ngx_http_infer_event_kick(ngx_http_infer_ctx_t *ctx)
+{
+    uint64_t  one;
+
+    one = 1;
+
+    if (write(ctx->bus->entry_fd[ctx->bus->entry], &one, sizeof(one)) == -1
+        && ngx_errno != NGX_EAGAIN)
+    {
+        ngx_log_error(NGX_LOG_ALERT, ctx->request->connection->log, ngx_errno,
+                      "infer write() to an eventfd failed");
     }
 }
 

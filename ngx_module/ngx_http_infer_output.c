@@ -29,6 +29,7 @@ static void ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish);
 static uint32_t ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx,
     infer_api_error_t *e);
+static ngx_int_t ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx);
 static void ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx,
     infer_api_error_t *e);
 static void ngx_http_infer_finalize(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
@@ -52,7 +53,11 @@ ngx_http_infer_output(ngx_http_infer_ctx_t *ctx)
     }
 
     if (ngx_http_infer_failed(ctx, &e)) {
-        ngx_http_infer_fail(ctx, &e);
+
+        if (ngx_http_infer_retry(ctx) != NGX_OK) {
+            ngx_http_infer_fail(ctx, &e);
+        }
+
         return;
     }
 
@@ -476,6 +481,51 @@ ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
     }
 
     return INFER_FINISH_NONE;
+}
+
+
+/* What we joined has failed, and the client has seen nothing: our own. */
+
+static ngx_int_t
+ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_int_t  rc;
+
+    if (ctx->nchoices != 1 || !ctx->choices->joined
+        || ctx->request->header_sent)
+    {
+        return NGX_DECLINED;
+    }
+
+    ngx_log_error(NGX_LOG_INFO, ctx->request->connection->log, 0,
+                  "infer joined generation failed, starting another");
+
+    ngx_http_infer_release(ctx, ctx->choices);
+    ngx_http_infer_engine_wake(ctx->bus);
+    ngx_http_infer_cache_crashed(ctx);
+
+    if (ctx->choices->stream) {
+        infer_stream_free(ctx->choices->stream);
+    }
+
+    ctx->nchoices = 0;
+    ctx->info.completion_tokens = 0;
+    ngx_str_null(&ctx->info.finish_reason);
+
+    if (ctx->render) {
+        infer_render_free(ctx->render);
+        ctx->render = NULL;
+    }
+
+    infer_buf_reset(&ctx->out);
+
+    rc = ngx_http_infer_submit(ctx);
+
+    if (rc != NGX_DONE) {
+        ngx_http_infer_finalize(ctx, rc);
+    }
+
+    return NGX_OK;
 }
 
 

@@ -50,7 +50,7 @@ static int ngx_http_infer_job_read(ngx_http_infer_job_t *job);
 static void ngx_http_infer_job_done(ngx_event_t *ev);
 static ngx_int_t ngx_http_infer_prepared(ngx_http_infer_ctx_t *ctx);
 static ngx_int_t ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx);
-static ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
+static void ngx_http_infer_submitted(ngx_http_infer_ctx_t *ctx);
 static int ngx_http_infer_stops(infer_api_request_t *req, infer_buf_t *stops);
 static int ngx_http_infer_fill(ngx_http_infer_ctx_t *ctx, ngx_uint_t i,
     infer_buf_t *stops);
@@ -608,7 +608,7 @@ ngx_http_infer_retry_after(ngx_http_infer_ctx_t *ctx)
 
 /* All slots or none. DONE: submitted, else an answer has been given. */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
 {
     int                       rc;
@@ -659,6 +659,11 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
     }
 
     ctx->nchoices = n;
+
+    if (ngx_http_infer_cache_board(ctx) == NGX_DONE) {
+        return NGX_DONE;
+    }
+
     ctx->ping = 0;
 
     for (i = 0; i < n; i++) {
@@ -679,14 +684,43 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
 
     ngx_http_infer_engine_wake(ctx->bus);
 
-    if (req->stream) {
-        ctx->ping = ((ngx_http_infer_loc_conf_t *)
-                     ngx_http_get_module_loc_conf(r, ngx_http_infer_module))
-                    ->ping;
+    ngx_http_infer_submitted(ctx);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_http_infer_submitted(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_http_infer_loc_conf_t  *ilcf;
+
+    if (ctx->req->stream) {
+        ilcf = ngx_http_get_module_loc_conf(ctx->request,
+                                            ngx_http_infer_module);
+        ctx->ping = ilcf->ping;
         ctx->last_sent = ngx_current_msec;
     }
 
     ngx_http_infer_timer(ctx);
+}
+
+
+/*
+ * The one choice reads a generation that another request began, from its
+ * start. The ids are kept: should that one fail before anything was sent, we
+ * begin our own.
+ */
+
+ngx_int_t
+ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_http_infer_event_add(ctx, ctx->choices);
+    ngx_http_infer_event_kick(ctx);
+    ngx_http_infer_submitted(ctx);
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,
+                   "infer joined slot %uD", ctx->choices->ref.slot);
 
     return NGX_DONE;
 }
@@ -800,10 +834,11 @@ ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
 
     ngx_http_infer_output_note(ctx, choice);
 
-    ngx_http_infer_event_del(ctx, choice);
+    if (ngx_http_infer_event_del(ctx, choice)) {
+        infer_slot_release(&ctx->bus->bus, (uint32_t) ctx->bus->entry,
+                           choice->ref);
+    }
 
-    infer_slot_release(&ctx->bus->bus, (uint32_t) ctx->bus->entry,
-                       choice->ref);
     choice->held = 0;
 
     ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,

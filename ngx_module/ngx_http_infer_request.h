@@ -47,15 +47,19 @@ typedef struct ngx_http_infer_job_s  ngx_http_infer_job_t;   /* request.c */
 
 /* one generation: a slot of the bus */
 
-typedef struct {
+typedef struct ngx_http_infer_choice_s  ngx_http_infer_choice_t;
+
+struct ngx_http_infer_choice_s {
     ngx_http_infer_ctx_t       *ctx;
+    ngx_http_infer_choice_t    *next;           /* of the same slot, here */
     infer_ref_t                 ref;
     infer_cursor_t              cursor;
     infer_stream_t             *stream;         /* made at the first token */
     uint32_t                    nread;          /* records taken */
     unsigned                    held:1;         /* the slot is ours */
     unsigned                    ended:1;
-} ngx_http_infer_choice_t;
+    unsigned                    joined:1;       /* another request began it */
+};
 
 
 struct ngx_http_infer_ctx_s {
@@ -104,6 +108,8 @@ ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
 /* request.c: after the body; and the end of a request, whatever its phase */
 
 void ngx_http_infer_body_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
+ngx_int_t ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice);
 void ngx_http_infer_release_all(ngx_http_infer_ctx_t *ctx);
@@ -114,8 +120,9 @@ ngx_uint_t ngx_http_infer_retry_after(ngx_http_infer_ctx_t *ctx);
 
 void ngx_http_infer_event_add(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice);
-void ngx_http_infer_event_del(ngx_http_infer_ctx_t *ctx,
+ngx_uint_t ngx_http_infer_event_del(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice);
+void ngx_http_infer_event_kick(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_event_forget(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_timer(ngx_http_infer_ctx_t *ctx);
 
@@ -153,10 +160,12 @@ ngx_table_elt_t *ngx_http_infer_header_in(ngx_http_request_t *r, char *name,
 ngx_int_t ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx);
 ngx_int_t ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx);
+ngx_int_t ngx_http_infer_cache_board(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_cache_keep(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish);
 void ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
     infer_api_usage_t *usage);
+void ngx_http_infer_cache_crashed(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
 uint64_t ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache,
     ngx_str_t *tag);

@@ -332,18 +332,15 @@ infer_store_flight(infer_store_t *c, const uint8_t *key,
     return f != NULL ? INFER_OK : INFER_AGAIN;
 }
 
-int
-infer_store_takeoff(infer_store_t *c, const uint8_t *key,
+/* Locked. Over a known flight of the key, else over a free place or the
+ * oldest. */
+static void
+store_fly(store_shard_t *s, const uint8_t *key, store_flight_t *f,
     infer_store_flight_t flight)
 {
     uint32_t         i;
-    store_shard_t   *s = store_shard(c->head, key);
-    store_flight_t  *f, *all = store_flights(s);
+    store_flight_t  *all = store_flights(s);
 
-    if (!store_lock(c, s)) {
-        return INFER_BUSY;
-    }
-    f = store_flight_find(s, key);
     for (i = 0; f == NULL && i < INFER_STORE_FLIGHTS; i++) {
         f = all[i].used ? NULL : &all[i];
     }
@@ -355,8 +352,40 @@ infer_store_takeoff(infer_store_t *c, const uint8_t *key,
     f->f = flight;
     f->used = 1;
     store_change(s, 0);
+}
+
+int
+infer_store_takeoff(infer_store_t *c, const uint8_t *key,
+    infer_store_flight_t flight)
+{
+    store_shard_t  *s = store_shard(c->head, key);
+
+    if (!store_lock(c, s)) {
+        return INFER_BUSY;
+    }
+    store_fly(s, key, store_flight_find(s, key), flight);
     store_unlock(s);
     return INFER_OK;
+}
+
+int
+infer_store_board(infer_store_t *c, const uint8_t *key,
+    infer_store_flight_t mine, infer_store_flight_t *theirs)
+{
+    store_shard_t   *s = store_shard(c->head, key);
+    store_flight_t  *f;
+
+    if (!store_lock(c, s)) {
+        return INFER_BUSY;
+    }
+    f = store_flight_find(s, key);
+    if (f != NULL) {
+        *theirs = f->f;
+    } else {
+        store_fly(s, key, NULL, mine);
+    }
+    store_unlock(s);
+    return f != NULL ? INFER_AGAIN : INFER_OK;
 }
 
 int

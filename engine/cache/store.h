@@ -87,8 +87,9 @@ typedef struct {
 
 /* A generation that runs for a key, so that others can read along. */
 typedef struct {
+    uint64_t  generation;
     uint32_t  slot;
-    uint32_t  generation;
+    uint32_t  reserved;
 } infer_store_flight_t;
 
 /* Bytes of a store whose shards have so many blocks each, 16 at least. */
@@ -120,6 +121,9 @@ int infer_store_flight(infer_store_t *s, const uint8_t *key,
     infer_store_flight_t *f);
 int infer_store_takeoff(infer_store_t *s, const uint8_t *key,
     infer_store_flight_t f);
+/* Takes off unless there is a flight already: AGAIN, and it is in *theirs. */
+int infer_store_board(infer_store_t *s, const uint8_t *key,
+    infer_store_flight_t mine, infer_store_flight_t *theirs);
 int infer_store_land(infer_store_t *s, const uint8_t *key,
     infer_store_flight_t f);
 

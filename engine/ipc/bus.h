@@ -98,6 +98,11 @@ void infer_slot_submit(infer_bus_t *bus, uint32_t entry, infer_ref_t ref);
  * first when it still runs): the caller writes the engine's eventfd. A stale
  * ref does nothing. */
 void infer_slot_release(infer_bus_t *bus, uint32_t entry, infer_ref_t ref);
+/* This entry reads a generation that another request started, from its first
+ * record on; its news bit is set, and the caller writes its own eventfd.
+ * AGAIN: it is gone. An entry that reads it already may join again, and
+ * releases once. */
+int infer_slot_join(infer_bus_t *bus, uint32_t entry, infer_ref_t ref);
 /* Takes the news bitmap: bits[] gets the slots that have news. Returns their
  * number. */
 uint32_t infer_entry_news(infer_bus_t *bus, uint32_t entry,
@@ -153,7 +158,8 @@ int infer_log_append(infer_bus_t *bus, infer_ref_t ref, infer_cursor_t *cur,
 /* -> DONE with finish (and an error sentence or NULL). */
 void infer_slot_finish(infer_bus_t *bus, infer_ref_t ref, uint32_t finish,
     const char *error);
-/* Any state but FREE -> CLOSING -> FREE, generation + 1, blocks freed. */
+/* Any state but FREE -> CLOSING -> FREE, generation + 1, blocks freed; a DONE
+ * one that somebody has joined meanwhile stays. */
 void infer_slot_free(infer_bus_t *bus, uint32_t slot);
 /* Sets the news bit of every reader of the slot; woken[] collects entries
  * whose eventfd must be written (a bitmap of INFER_MAX_ENTRIES bits). */

@@ -262,6 +262,35 @@ infer_slot_release(infer_bus_t *bus, uint32_t entry, infer_ref_t ref)
                     1ull << (ref.slot % 64));
 }
 
+int
+infer_slot_join(infer_bus_t *bus, uint32_t entry, infer_ref_t ref)
+{
+    uint32_t       st;
+    uint64_t       bit = 1ull << (entry % 64), had;
+    infer_slot_t  *s;
+
+    if (ref.slot >= bus->n_slots) {
+        return INFER_AGAIN;
+    }
+
+    s = &bus->slot[ref.slot];
+    /* seq_cst: set the bit, then look; infer_slot_free() closes, then looks
+     * at the bits: one of the two sees the other */
+    had = atomic_fetch_or(&s->readers[entry / 64], bit) & bit;
+    st = infer_slot_status(bus, ref);
+
+    if (st == INFER_SLOT_FREE || st == INFER_SLOT_CLOSING) {
+        if (had == 0) {
+            atomic_fetch_and(&s->readers[entry / 64], ~bit);
+        }
+        return INFER_AGAIN;
+    }
+
+    atomic_fetch_or(&bus->entry[entry].news[ref.slot / 64],
+                    1ull << (ref.slot % 64));
+    return INFER_OK;
+}
+
 void
 infer_bus_load(const infer_bus_t *bus, uint32_t model, infer_bus_load_t *load)
 {
@@ -345,18 +374,24 @@ infer_slot_advance(infer_bus_t *bus, infer_ref_t ref, uint32_t from,
     return slot_exchange(bus, ref, from, to);
 }
 
+static int
+slot_has_reader(const infer_bus_t *bus, uint32_t slot)
+{
+    uint32_t  i;
+    uint64_t  bits = 0;
+
+    for (i = 0; i < INFER_MAX_ENTRIES / 64; i++) {
+        bits |= atomic_load(&bus->slot[slot].readers[i]);
+    }
+
+    return bits != 0;
+}
+
 int
 infer_slot_cancelled(const infer_bus_t *bus, infer_ref_t ref)
 {
-    uint32_t             i;
-    uint64_t             bits = 0;
-    const infer_slot_t  *s = &bus->slot[ref.slot];
-
-    for (i = 0; i < INFER_MAX_ENTRIES / 64; i++) {
-        bits |= atomic_load(&s->readers[i]);
-    }
-
-    return bits == 0 || atomic_load(&s->cancel) != 0;
+    return !slot_has_reader(bus, ref.slot)
+           || atomic_load(&bus->slot[ref.slot].cancel) != 0;
 }
 
 void
@@ -389,6 +424,13 @@ infer_slot_free(infer_bus_t *bus, uint32_t slot)
 
     atomic_store(&bus->slot[slot].state,
                  infer_slot_word(ref.generation, INFER_SLOT_CLOSING));
+
+    /* pairs with infer_slot_join() */
+    if (infer_slot_state(w) == INFER_SLOT_DONE && slot_has_reader(bus, slot)) {
+        atomic_store(&bus->slot[slot].state, w);
+        return;
+    }
+
     slot_free_blocks(bus, ref);
     atomic_store(&bus->slot[slot].state,
                  infer_slot_word(ref.generation + 1, INFER_SLOT_FREE));

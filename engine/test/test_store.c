@@ -347,7 +347,7 @@ test_flights(void)
 {
     uint32_t              i;
     infer_store_t         s;
-    infer_store_flight_t  f, a = { 3, 9 }, b = { 4, 1 };
+    infer_store_flight_t  f, a = { 9, 3, 0 }, b = { 1, 4, 0 };
 
     (void) test_open(&s, 1, 64);
     ok(infer_store_flight(&s, test_key(1), &f) == INFER_AGAIN, "no flight");
@@ -360,6 +360,10 @@ test_flights(void)
        && f.slot == 4, "the later one stays when the earlier one lands");
     ok(infer_store_land(&s, test_key(1), b) == INFER_OK
        && infer_store_flight(&s, test_key(1), &f) == INFER_AGAIN, "landed");
+    ok(infer_store_board(&s, test_key(1), a, &f) == INFER_OK
+       && infer_store_board(&s, test_key(1), b, &f) == INFER_AGAIN
+       && f.slot == 3, "the second one on board learns of the first");
+    (void) infer_store_land(&s, test_key(1), a);
     for (i = 0; i < INFER_STORE_FLIGHTS + 1; i++) {
         (void) infer_store_takeoff(&s, test_key(i), a);
     }
