@@ -232,6 +232,9 @@ static f32 e4m3_element(u32 v)
     return t.f[v & 255];
 }
 
+/* Eight columns of the result, or of a row of b. */
+typedef f32 Row8 __attribute__((vector_size(32)));
+
 /*
  * Fragments (PTX ISA, "Matrix Fragments for mma.m16n8k16", "... m16n8k32"):
  * lane 4 g + t; register r of a has row g + 8 (r & 1), columns from
@@ -240,33 +243,36 @@ static f32 e4m3_element(u32 v)
  * has two registers and b one, of E t .. E t + 3.
  */
 template <int K, int E, f32 (*element)(u32)>
-static void fragments(Warp &w, const Ins &i, f32 a[16][K], f32 b[K][8])
+static void fragments(Warp &w, const Ins &i, f32 a[16][K], Row8 b[K])
 {
     const int parts = K / (4 * E), step = 4 * E;   /* of K, of b's rows */
+    f32 v[LANES];
 
-    for (int r = 0; r < 2 * parts; r++) {
-        const u32 *v = w.row(i.s[r]);
-        for (int l = 0; l < LANES; l++)
-            for (int e = 0; e < E; e++)
-                a[l / 4 + (r & 1) * 8][(r >> 1) * step + l % 4 * E + e]
-                    = element(v[l] >> 32 / E * e);
-    }
-    for (int r = 0; r < parts; r++) {
-        const u32 *v = w.row(i.s[2 * parts + r]);
-        for (int l = 0; l < LANES; l++)
-            for (int e = 0; e < E; e++)
-                b[r * step + l % 4 * E + e][l / 4]
-                    = element(v[l] >> 32 / E * e);
+    for (int r = 0; r < 3 * parts; r++) {
+        const u32 *s = w.row(i.s[r]);
+        int rb = r - 2 * parts;
+        for (int e = 0; e < E; e++) {
+            for (int l = 0; l < LANES; l++)
+                v[l] = element(s[l] >> 32 / E * e);
+            for (int l = 0; l < LANES; l++) {
+                if (rb < 0)
+                    a[l / 4 + (r & 1) * 8][(r >> 1) * step + l % 4 * E + e]
+                        = v[l];
+                else
+                    b[rb * step + l % 4 * E + e][l / 4] = v[l];
+            }
+        }
     }
 }
 
-/* T: of the sums. Integer products sum to at most 2^20: exact in f32, too. */
+/* T: of the sums. Integer products sum to at most 2^21: exact in f32, too. */
 template <int K, int E, class T, f32 (*element)(u32)>
 static void product(Warp &w, const Ins &i, u32)
 {
     const bool integer = std::is_integral<T>::value;
     const int c0 = 3 * K / (4 * E);
-    f32 a[16][K], b[K][8], d[16][8] = {{0}};
+    f32 a[16][K];
+    Row8 b[K], d[16] = {};
     T r[4][LANES];
 
     fragments<K, E, element>(w, i, a, b);
@@ -278,10 +284,14 @@ static void product(Warp &w, const Ins &i, u32)
                 d[l / 4 + (k >> 1) * 8][l % 4 * 2 + (k & 1)] = r[k][l];
         }
     }
-    for (int m = 0; m < 16; m++)
+    for (int m = 0; m < 16; m += 4) {
+        Row8 x[4] = {d[m], d[m + 1], d[m + 2], d[m + 3]};
         for (int k = 0; k < K; k++)
-            for (int n = 0; n < 8; n++)
-                d[m][n] += a[m][k] * b[k][n];
+            for (int n = 0; n < 4; n++)
+                x[n] += a[m + n][k] * b[k];
+        for (int n = 0; n < 4; n++)
+            d[m + n] = x[n];
+    }
     for (int k = 0; k < 4; k++) {
         for (int l = 0; l < LANES; l++) {
             f32 v = d[l / 4 + (k >> 1) * 8][l % 4 * 2 + (k & 1)];
