@@ -428,6 +428,60 @@ cli_step(cli_t *x, int32_t *ids, uint32_t n, uint32_t pos)
 }
 
 
+/*
+ * count greedy steps of n sequences. Where the device samples, as the engine
+ * does it: a step is launched with what the one before has sampled, before
+ * that is read.
+ */
+static void
+cli_steps(cli_t *x, int32_t *ids, uint32_t n, uint32_t pos, uint32_t count)
+{
+    static kern_seq_t              seq[2][CLI_MAX_BATCH];
+    static int32_t                 token[2][CLI_MAX_BATCH];
+    static uint32_t                out[CLI_MAX_BATCH];
+    static kern_sample_t           sample[CLI_MAX_BATCH];
+    static const infer_sampling_t  greedy = {
+        .top_p = 1, .repetition_penalty = 1
+    };
+
+    if (x->ops->sample == NULL) {
+        for (uint32_t i = 0; i < count; i++) {
+            cli_step(x, ids, n, pos + i);
+        }
+        return;
+    }
+
+    for (uint32_t i = 0; i < count; i++) {
+        kern_batch_t batch = {
+            .n_rows = n, .token = token[i % 2], .n_seqs = n,
+            .seq = seq[i % 2], .n_outs = n, .out_row = out
+        };
+
+        for (uint32_t k = 0; k < n; k++) {
+            seq[i % 2][k] = (kern_seq_t) {
+                .first_row = k, .n_rows = 1, .pos0 = pos + i,
+                .pages = x->pages + (size_t) k * x->pages_per_seq
+            };
+            token[i % 2][k] = i == 0 ? ids[k] : KERN_TOKEN_OF(k);
+            out[k] = k;
+            sample[k] = (kern_sample_t) {
+                .out = k, .n_out = i, .params = &greedy
+            };
+        }
+
+        if (infer_model_launch(x->model, &batch, sample, n) != INFER_OK
+            || (i > 0 && infer_model_wait(x->model) != INFER_OK))
+        {
+            cli_die("forward", "failed");
+        }
+    }
+
+    if (count > 0 && infer_model_wait(x->model) != INFER_OK) {
+        cli_die("forward", "failed");
+    }
+}
+
+
 /* The five best natural logprobs. */
 static void
 cli_print_logits(const cli_t *x, const float *logits, int32_t id)
@@ -564,9 +618,7 @@ cli_bench(cli_t *x, const cli_conf_t *c)
         now[0] = ids[0];
         t0 = cli_now();
 
-        for (uint32_t i = 0; i < c->decode; i++) {
-            cli_step(x, now, 1, from + i);
-        }
+        cli_steps(x, now, 1, from, c->decode);
 
         decode[r] = c->decode / (cli_now() - t0);
 
@@ -577,8 +629,8 @@ cli_bench(cli_t *x, const cli_conf_t *c)
 
         t0 = cli_now();
 
-        for (uint32_t i = 0; c->batch > 0 && i < c->decode; i++) {
-            cli_step(x, now, c->batch, (c->context ? from : fed) + i);
+        if (c->batch > 0) {
+            cli_steps(x, now, c->batch, c->context ? from : fed, c->decode);
         }
 
         batched[r] = (double) c->batch * c->decode / (cli_now() - t0);
