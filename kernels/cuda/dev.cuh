@@ -135,6 +135,19 @@ st8(void *p, uint2 v)
 #endif
 }
 
+/* Starts to bring memory into L2: a hint, allowed before dev_wait() for anything, since L2 is where
+ * writes of other SMs go. p and bytes: multiples of 16. Nothing before sm_90. */
+DEV_INLINE void
+dev_prefetch(const void *p, uint32_t bytes)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" :: "l"(p), "r"(bytes));
+#else
+    (void) p;
+    (void) bytes;
+#endif
+}
+
 /* cp.async of 16 bytes from global to shared memory; zeros when !pred (src must be a valid address
  * all the same). It has landed when a cp_wait() leaves its group out, and other threads see it
  * after the barrier that follows. */
@@ -292,6 +305,21 @@ mma_s8_k16_from(int d[4], uint32_t a0, uint32_t a1, uint32_t b0, int c)
 #endif
 }
 
+/* c += a b of that shape. */
+DEV_INLINE void
+mma_s8_k16(int c[4], uint32_t a0, uint32_t a1, uint32_t b0)
+{
+#ifdef SIMT_EMU
+    uint32_t  a[4] = { a0, a1, 0, 0 }, b[2] = { b0, 0 };
+
+    DEV_MMA(mma_s8_fin, c, a, b);
+#else
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+        "{%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
+#endif
+}
+
 /* c += a b, m16n8k32 of e4m3, f32 sums; nothing on devices before sm_89, whose launchers must not
  * get here (cu_linear_supports). */
 DEV_INLINE void
@@ -388,6 +416,24 @@ dev_to_bf16(float f)
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f));
 #endif
     return (h & 0x7fff) == 0x7f80 ? (uint16_t) (h - 1) : h;
+}
+
+/* Sums of two pairs of bf16, rounded once. (sm_80 has the fma alone.) */
+DEV_INLINE uint32_t
+add_bf16x2(uint32_t a, uint32_t b)
+{
+    uint32_t  c;
+#ifdef SIMT_EMU
+    __nv_bfloat162  x, y;
+
+    memcpy(&x, &a, 4);
+    memcpy(&y, &b, 4);
+    x = __hadd2(x, y);
+    memcpy(&c, &x, 4);
+#else
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(c) : "r"(a), "r"(0x3f803f80u), "r"(b));
+#endif
+    return c;
 }
 
 /* e4m3: sign, 4 bits of exponent (bias 7), 3 of mantissa; 0x7f is NaN, no infinities. */

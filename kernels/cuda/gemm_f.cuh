@@ -7,7 +7,8 @@
  *
  * A traits class has: acc_t, the accumulator; mma(), one step over 32 bytes
  * of both operands; PROMOTE, whether sums of a few steps are added up in f32
- * outside the tensor core, whose own accumulator may keep fewer bits (fp8).
+ * outside the tensor core, whose own accumulator may keep fewer bits (fp8);
+ * TAIL, whether a row may end within a block of 64 bytes.
  */
 
 #ifndef KERN_CUDA_GEMM_F_CUH
@@ -21,6 +22,7 @@
 struct f_bf16_t {
     typedef float acc_t;
     static constexpr bool PROMOTE = false;
+    static constexpr bool TAIL = false;
     DEV_INLINE void
     mma(float c[4], const uint32_t a[4], const uint32_t b[2])
     {
@@ -31,6 +33,7 @@ struct f_bf16_t {
 struct f_f16_t {
     typedef float acc_t;
     static constexpr bool PROMOTE = false;
+    static constexpr bool TAIL = false;
     DEV_INLINE void
     mma(float c[4], const uint32_t a[4], const uint32_t b[2])
     {
@@ -41,6 +44,7 @@ struct f_f16_t {
 struct f_f8_t {
     typedef float acc_t;
     static constexpr bool PROMOTE = true;
+    static constexpr bool TAIL = true;
     DEV_INLINE void
     mma(float c[4], const uint32_t a[4], const uint32_t b[2])
     {
@@ -51,6 +55,7 @@ struct f_f8_t {
 struct f_w8_t {
     typedef int acc_t;
     static constexpr bool PROMOTE = false;
+    static constexpr bool TAIL = true;
     DEV_INLINE void
     mma(int c[4], const uint32_t a[4], const uint32_t b[2])
     {
@@ -114,7 +119,8 @@ f_finish(const cu_f_args_t &p, const cu_f_part_t &part, uint32_t row0,
     typename F::acc_t *red)
 {
     typedef typename F::acc_t  acc_t;
-    constexpr int  NC = F_NC(NT), PITCH = 16 * MT + 4, ROWS = GU ? 16 : 16 * MT;
+    constexpr int  NC = F_NC(NT), PITCH = 16 * MT + 4;
+    constexpr int  ROWS = GU ? 8 * MT : 16 * MT;
     const int  tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
     const int  g = lane >> 2, t = lane & 3;
 
@@ -147,7 +153,7 @@ f_finish(const cu_f_args_t &p, const cu_f_part_t &part, uint32_t row0,
 
 #pragma unroll
             for (int k = 0; k < (GU ? 2 : 1); k++) {
-                const acc_t  *q = red + col * PITCH + row + 16 * k;
+                const acc_t  *q = red + col * PITCH + row + ROWS * k;
 
                 s[k] = q[0];
 #pragma unroll
@@ -184,187 +190,282 @@ f_finish(const cu_f_args_t &p, const cu_f_part_t &part, uint32_t row0,
     }
 }
 
+/* Shared memory of a decode kernel: a ring of S stages a warp, later the
+ * partial sums. */
+constexpr int
+f_smem(int stage, int stages, int mt, int nt)
+{
+    const int  ring = CU_F_SPLIT * stage * stages;
+    const int  red = CU_F_SPLIT * F_NC(nt) * 8 * (16 * mt + 4) * 4;
+
+    return ring > red ? ring : red;
+}
+
+/* Activations of 64 bytes of columns from byte k on, tiles of rows j0 ..
+ * j0 + NJ - 1; off: where this lane's row of each tile begins. Columns
+ * beyond the row, which bytes may have, are zero. */
+template <class F, int NJ>
+DEV_INLINE void
+f_fetch(uint4 (&x)[NJ], const uint8_t *a, const uint32_t *off, uint32_t k,
+    uint32_t a_bytes)
+{
+    const uint32_t  at = k + 16 * (threadIdx.x & 3);
+    const bool  in = !F::TAIL || at < a_bytes;
+
+#pragma unroll
+    for (int j = 0; j < NJ; j++) {
+        x[j] = ld16a(a + off[j] + (in ? at : 0));
+
+        if (F::TAIL && !in) {
+            x[j] = f_zero4();
+        }
+    }
+}
+
+/* acc += the product of one block of 64 bytes with tiles j0 .. j0 + NJ - 1
+ * of activation rows: a holds rows g and g + 8 of each tile, x activations. */
+template <class F, int MT, int NT, int NJ>
+DEV_INLINE void
+f_block(typename F::acc_t (&acc)[MT][NT][4], int j0,
+    const uint4 (&a)[MT][2], const uint4 (&x)[NJ])
+{
+#pragma unroll
+    for (int m = 0; m < MT; m++) {
+        const uint4  lo = a[m][0], hi = a[m][1];
+        const uint32_t  a0[4] = { lo.x, hi.x, lo.y, hi.y };
+        const uint32_t  a1[4] = { lo.z, hi.z, lo.w, hi.w };
+
+#pragma unroll
+        for (int j = 0; j < NJ; j++) {
+            const uint32_t  b0[2] = { x[j].x, x[j].y };
+            const uint32_t  b1[2] = { x[j].z, x[j].w };
+
+            if (F::PROMOTE) {
+                typename F::acc_t  c[4] = {};
+
+                F::mma(c, a0, b0);
+                F::mma(c, a1, b1);
+
+#pragma unroll
+                for (int r = 0; r < 4; r++) {
+                    acc[m][j0 + j][r] += c[r];
+                }
+
+            } else {
+                F::mma(acc[m][j0 + j], a0, b0);
+                F::mma(acc[m][j0 + j], a1, b1);
+            }
+        }
+    }
+}
+
 /*
  * plain_decode_k: y[i, o] = sum_k a[i, k] w[o, k], few rows
  * shapes   a [n, a_bytes], w [n_out, pitch] in bytes; a_bytes % 32 == 0,
  *          pitch % 64 == 0; y f32 [n, ldy]
  * launch   (tiles of 16 MT rows of all parts) x (n / (8 NT)) blocks of 256;
- *          smem CU_F_SPLIT * F_NC(NT) * 8 * (16 MT + 4) words
+ *          smem f_smem() bytes: each warp copies its own weights by cp.async, S - 1
+ *          stages ahead, each lane what it alone reads, so no barrier; the
+ *          first stages before the kernel before this one has ended
  * math     64-byte blocks of a row to 8 warps in turn, then warps in order;
- *          against double precision: gemm_f tests state the bound
+ *          against double precision: gemm_f_test.h states the bound
  * traffic  cu_linear_f_cost()
- * bound    DRAM up to about 64 rows; every block also reads all activations
- *          from L2, n_out / (16 MT) times n * a_bytes in all
+ * bound    DRAM up to about 16 rows; every block also reads all activations
+ *          from L2, n_out / (16 MT) times n * a_bytes in all, and that is
+ *          the limit of 64 rows
  * measured not measured
  * source   own
  */
-template <class F, int MT, int NT, int U, bool GU>
-__global__ void __launch_bounds__(F_THREADS)
+#define F_STAGES_OF(MT)  ((MT) == 1 ? 6 : 3)
+
+template <class F, int MT, int NT, int BLOCKS, bool GU>
+__global__ void __launch_bounds__(F_THREADS, BLOCKS)
 plain_decode_k(const cu_f_args_t p)
 {
     typedef typename F::acc_t  acc_t;
-    __shared__ __align__(16) acc_t
-        red[CU_F_SPLIT * F_NC(NT) * 8 * (16 * MT + 4)];
+    constexpr int  STAGE = MT * 1024, S = F_STAGES_OF(MT);
+    constexpr bool  AHEAD = NT < 4;       /* registers for the next block */
+    constexpr int  NJ = NT < 4 ? NT : 4;  /* tiles of rows fetched at once */
+    DYN_SMEM(smem);
     const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int  g = lane >> 2, t = lane & 3;
     const cu_f_part_t  part = f_pick(p, GU ? 0 : f_part(p, blockIdx.x));
-    const uint32_t  row0 = (blockIdx.x - part.tile0) * (GU ? 16 : 16 * MT);
+    const uint32_t  row0 = (blockIdx.x - part.tile0) * (GU ? 8 * MT : 16 * MT);
     const uint32_t  rows = (part.n_out + 15) & ~15u, nb = p.pitch / 64;
     const uint32_t  col0 = blockIdx.y * (8 * NT);
-    const uint8_t  *w[MT], *b[NT];
-    bool  has[MT], live[NT];
-    uint4  a[U][MT][2];
+    uint8_t *const  ring = smem + warp * (S * STAGE) + lane * 16;
+    const uint8_t  *w[MT];
+    uint32_t  off[NT], slot = 0;
+    uint4  x[AHEAD ? 2 : 1][NJ] = {};
     acc_t  acc[MT][NT][4] = {};
 
-    static_assert(!GU || MT == 2, "gate and up are one tile each");
+    static_assert(!GU || MT % 2 == 0, "gate and up have half the tiles each");
+    static_assert(S >= 3, "a stage is read, one lands, one is asked for");
 
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        const uint32_t  r = row0 + (GU ? 0 : 16 * m);
+        const uint32_t  r = row0 + 16 * (GU ? m % (MT / 2) : m);
 
-        has[m] = r < rows;
-        w[m] = (GU && m == 1 ? p.part[1].data : part.data)
-               + (size_t) (has[m] ? r + g : g) * p.pitch + 16 * t;
+        /* a tile beyond the matrix repeats the first; nothing stores it */
+        w[m] = (GU && m >= MT / 2 ? p.part[1].data : part.data)
+               + (size_t) ((r < rows ? r : row0) + g) * p.pitch + 16 * t;
     }
 
 #pragma unroll
     for (int j = 0; j < NT; j++) {
-        live[j] = col0 + 8 * j + g < p.n;
-        b[j] = p.a + (size_t) (live[j] ? col0 + 8 * j + g : 0) * p.a_bytes
-               + 16 * t;
+        const uint32_t  i = col0 + 8 * j + g;
+
+        off[j] = (i < p.n ? i : p.n - 1) * p.a_bytes;
     }
 
+    auto load = [&](uint32_t kb, uint32_t s) {
+        if (kb < nb) {
 #pragma unroll
-    for (int u = 0; u < U; u++) {
-        const uint32_t  kb = warp + u * CU_F_SPLIT;
+            for (int m = 0; m < MT; m++) {
+                uint8_t *const  to = ring + s * STAGE + m * 1024;
 
-#pragma unroll
-        for (int m = 0; m < MT; m++) {
-            const bool  ok = kb < nb && has[m];
-
-            a[u][m][0] = ok ? ld16(w[m] + kb * 64) : f_zero4();
-            a[u][m][1] = ok ? ld16(w[m] + kb * 64 + 8 * p.pitch)
-                            : f_zero4();
+                cp16(to, w[m] + kb * 64, true);
+                cp16(to + 512, w[m] + kb * 64 + 8 * p.pitch, true);
+            }
         }
+
+        cp_commit();
+    };
+
+#pragma unroll
+    for (int s = 0; s < S - 1; s++) {
+        load(warp + s * CU_F_SPLIT, s);
     }
 
     dev_launch_dependents();
     dev_wait();   /* weights do not depend on the kernel before, a does */
 
-    for (uint32_t k0 = warp; k0 < nb; k0 += U * CU_F_SPLIT) {
-        uint4  next[U][MT][2], x[U][NT];
+    if (AHEAD && warp < (int) nb) {
+        f_fetch<F, NJ>(x[0], p.a, off, warp * 64, p.a_bytes);
+    }
 
-#pragma unroll
-        for (int u = 0; u < U; u++) {
-            const uint32_t  kb = k0 + u * CU_F_SPLIT;
+    for (uint32_t kb = warp; kb < nb; kb += CU_F_SPLIT) {
+        uint4  a[MT][2];
 
-#pragma unroll
-            for (int j = 0; j < NT; j++) {
-                const bool  ok = live[j] && kb * 64 + 16 * t < p.a_bytes;
-
-                x[u][j] = ok ? ld16a(b[j] + kb * 64) : f_zero4();
+        if (AHEAD) {
+            if (kb + CU_F_SPLIT < nb) {
+                f_fetch<F, NJ>(x[AHEAD], p.a, off, (kb + CU_F_SPLIT) * 64,
+                               p.a_bytes);
             }
+
+        } else {
+            f_fetch<F, NJ>(x[0], p.a, off, kb * 64, p.a_bytes);
+        }
+
+        cp_wait<S - 2>();
+        load(kb + (S - 1) * CU_F_SPLIT, slot == 0 ? S - 1 : slot - 1);
+
+#pragma unroll
+        for (int m = 0; m < MT; m++) {
+            a[m][0] = ld16a(ring + slot * STAGE + m * 1024);
+            a[m][1] = ld16a(ring + slot * STAGE + m * 1024 + 512);
         }
 
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-            const uint32_t  kb = k0 + (u + U) * CU_F_SPLIT;
+        for (int j0 = 0; j0 < NT; j0 += NJ) {
+            f_block<F, MT, NT, NJ>(acc, j0, a, x[0]);
 
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                const bool  ok = kb < nb && has[m];
-
-                next[u][m][0] = ok ? ld16(w[m] + kb * 64)
-                                   : f_zero4();
-                next[u][m][1] =
-                    ok ? ld16(w[m] + kb * 64 + 8 * p.pitch)
-                       : f_zero4();
+            if (j0 + NJ < NT) {
+                f_fetch<F, NJ>(x[0], p.a, off + j0 + NJ, kb * 64, p.a_bytes);
             }
         }
 
+        slot = slot == S - 1 ? 0 : slot + 1;
+
+        if (AHEAD) {
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-            if (k0 + u * CU_F_SPLIT >= nb) {
-                break;
-            }
-
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                const uint4  lo = a[u][m][0], hi = a[u][m][1];
-                const uint32_t  a0[4] = { lo.x, hi.x, lo.y, hi.y };
-                const uint32_t  a1[4] = { lo.z, hi.z, lo.w, hi.w };
-
-#pragma unroll
-                for (int j = 0; j < NT; j++) {
-                    const uint4  v = x[u][j];
-                    const uint32_t  b0[2] = { v.x, v.y };
-                    const uint32_t  b1[2] = { v.z, v.w };
-
-                    if (F::PROMOTE) {
-                        acc_t  c[4] = {};
-
-                        F::mma(c, a0, b0);
-                        F::mma(c, a1, b1);
-
-#pragma unroll
-                        for (int r = 0; r < 4; r++) {
-                            acc[m][j][r] += c[r];
-                        }
-
-                    } else {
-                        F::mma(acc[m][j], a0, b0);
-                        F::mma(acc[m][j], a1, b1);
-                    }
-                }
-            }
-        }
-
-#pragma unroll
-        for (int u = 0; u < U; u++) {
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                a[u][m][0] = next[u][m][0];
-                a[u][m][1] = next[u][m][1];
+            for (int j = 0; j < NJ; j++) {
+                x[0][j] = x[AHEAD][j];
             }
         }
     }
 
-    f_finish<F, MT, NT, GU>(p, part, row0, col0, acc, red);
+    cp_wait<0>();
+    __syncthreads();   /* all warps are done with their rings: now sums */
+    f_finish<F, MT, NT, GU>(p, part, row0, col0, acc, (acc_t *) (void *) smem);
 }
 
-template <class F, int MT, int NT, int U, bool GU>
-static int
-plain_decode_launch(const cu_dev_t *dev, cu_f_args_t *p)
+/* Blocks of the grid that each part begins with; how many there are. rows:
+ * of a block. */
+static inline uint32_t
+f_tiles(cu_f_args_t *p, uint32_t rows)
 {
-    const uint32_t  rows = GU ? 16 : 16 * MT;
+    const uint32_t  parts = p->h != NULL ? 1 : p->n_parts;
     uint32_t  tiles = 0;
 
-    for (uint32_t i = 0; i < (GU ? 1 : p->n_parts); i++) {
+    for (uint32_t i = 0; i < parts; i++) {
         p->part[i].tile0 = tiles;
         tiles += (p->part[i].n_out + rows - 1) / rows;
     }
 
-    return dev_launch(dev, plain_decode_k<F, MT, NT, U, GU>,
-                      dim3(tiles, (p->n + 8 * NT - 1) / (8 * NT)),
-                      dim3(F_THREADS), 0, *p);
+    return tiles;
 }
 
-/* By the number of rows alone; every choice gives the same bits. */
+/* Whether blocks of 64 weight rows beat those of 32, where n_rows
+ * activations are read by every block and one block fills an SM: waves of
+ * blocks times rows that a block reads. */
+static inline bool
+f_wide(const cu_dev_t *dev, cu_f_args_t *p, uint32_t n_rows)
+{
+    const uint32_t  sms = (uint32_t) dev->n_sms, half = p->h != NULL ? 2 : 1;
+    const uint32_t  few = (f_tiles(p, 32 / half) + sms - 1) / sms;
+    const uint32_t  many = (f_tiles(p, 64 / half) + sms - 1) / sms;
+
+    return many * (64 + n_rows) < few * (32 + n_rows);
+}
+
+template <class F, int MT, int NT, int BLOCKS, bool GU>
+static int
+plain_decode_launch(const cu_dev_t *dev, cu_f_args_t *p)
+{
+    const uint32_t  tiles = f_tiles(p, GU ? 8 * MT : 16 * MT);
+
+    return dev_launch(dev, plain_decode_k<F, MT, NT, BLOCKS, GU>,
+                      dim3(tiles, (p->n + 8 * NT - 1) / (8 * NT)),
+                      dim3(F_THREADS),
+                      f_smem(MT * 1024, F_STAGES_OF(MT), MT, NT), *p);
+}
+
+template <class F, bool GU>
+static int
+plain_decode_many(const cu_dev_t *dev, cu_f_args_t *p)
+{
+    constexpr int  BLOCKS = F::PROMOTE ? 1 : 2;
+
+    if (p->n <= 32) {
+        return plain_decode_launch<F, 2, 4, BLOCKS, GU>(dev, p);
+    }
+
+    if constexpr (!F::PROMOTE) {   /* whose sums would not fit in registers */
+        if (f_wide(dev, p, 64)) {
+            return plain_decode_launch<F, 4, 8, 1, GU>(dev, p);
+        }
+    }
+
+    return plain_decode_launch<F, 2, 8, 1, GU>(dev, p);
+}
+
+/* By the number of rows and the shape; every choice gives the same bits. */
 template <class F>
 static int
 plain_decode(const cu_dev_t *dev, cu_f_args_t *p)
 {
+    constexpr int  BLOCKS = F::PROMOTE ? 2 : 3;
+
     if (p->h != NULL) {
-        return p->n <= 8 ? plain_decode_launch<F, 2, 1, 2, true>(dev, p)
-               : p->n <= 16 ? plain_decode_launch<F, 2, 2, 2, true>(dev, p)
-               : p->n <= 32 ? plain_decode_launch<F, 2, 4, 2, true>(dev, p)
-               : plain_decode_launch<F, 2, 8, 1, true>(dev, p);
+        return p->n <= 8 ? plain_decode_launch<F, 2, 1, 3, true>(dev, p)
+               : p->n <= 16 ? plain_decode_launch<F, 2, 2, BLOCKS, true>(dev, p)
+               : plain_decode_many<F, true>(dev, p);
     }
 
     return p->n <= 8 ? plain_decode_launch<F, 1, 1, 4, false>(dev, p)
            : p->n <= 16 ? plain_decode_launch<F, 1, 2, 4, false>(dev, p)
-           : p->n <= 32 ? plain_decode_launch<F, 2, 4, 2, false>(dev, p)
-           : plain_decode_launch<F, 2, 8, 1, false>(dev, p);
+           : plain_decode_many<F, false>(dev, p);
 }
 
 /*

@@ -1,13 +1,12 @@
 /*
  * gemm_w4.cu: linears of 4-bit weights and bf16 activations (W4A16; layout
- * in gemm_f.h). Nibbles become bf16 by one and-or: 0x4300 | q is 128 + q.
- * The tensor core sums (128 + q) a of 32 columns in f32; a second product
- * with a matrix of ones gives sum(a), and then
- *     acc = fma(scale, sum((128 + q) a), acc)
- *     acc = fma(min - 128 scale, sum(a), acc)
- * so weights are exact and only activations are rounded, to bf16. The 128
- * costs about 4 of the 24 bits of a sum of 32 columns, which still leaves
- * 12 more than the activations have.
+ * in gemm_f.h). Nibbles become bf16 by one and-or and one addition: 0x4300 |
+ * q is 128 + q, less 128 or 136. The tensor core sums q a of 32 columns in
+ * f32, where there are minima a second product with a matrix of ones gives
+ * sum(a), and then
+ *     acc = fma(scale, sum(q a), acc)
+ *     acc = fma(min, sum(a), acc)
+ * so weights are exact and only activations are rounded, to bf16.
  */
 
 #include "gemm_f.cuh"
@@ -18,19 +17,21 @@ struct f_w4_t {
     typedef float acc_t;
 };
 
-/* Fragments of mma step s from a lane's word. */
+/* Fragments of mma step s from a lane's word: q, or q - 8 without minima. */
+template <bool MIN>
 DEV_INLINE void
 w4_unpack(uint32_t w, uint32_t a[4])
 {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        a[i] = (w >> (4 * i) & 0x000f000fu) | 0x43004300u;
+        a[i] = add_bf16x2((w >> (4 * i) & 0x000f000fu) | 0x43004300u,
+                          MIN ? 0xc300c300u : 0xc308c308u);
     }
 }
 
-/* Scale and min - 128 scale of rows g and g + 8, as f32. */
+/* Scale and minimum of rows g and g + 8, as f32. */
 struct w4_scale_t {
-    float  scale[2], rest[2];
+    float  scale[2], min[2];
 };
 
 /* p: scales of tile, group and lane's g: f16 x 2, or with MIN f16 pairs x 2 */
@@ -45,8 +46,7 @@ w4_scales(uint2 v)
         const uint32_t  u = h == 0 ? v.x : v.y;
 
         s.scale[h] = dev_f16((uint16_t) (MIN ? u : v.x >> (16 * h)));
-        s.rest[h] = MIN ? fmaf(-128.0f, s.scale[h], dev_f16((uint16_t) (u >> 16)))
-                        : -136.0f * s.scale[h];
+        s.min[h] = MIN ? dev_f16((uint16_t) (u >> 16)) : 0.0f;
     }
 
     return s;
@@ -59,30 +59,33 @@ w4_load_scales(const uint8_t *p)
     return MIN ? ld8(p) : make_uint2(ld4(p), 0);
 }
 
-/* acc += the product of 32 columns, half h of a block; x: activations. */
-template <int MT, int NT, bool MIN>
+/* acc += the product of 32 columns, half h of a block, with NJ tiles of
+ * activation rows from j0 on; x: activations. */
+template <int MT, int NT, int NJ, bool MIN>
 DEV_INLINE void
-w4_half(float (&acc)[MT][NT][4], const uint4 (&a)[MT],
-    const uint2 (&s)[MT][2], const uint4 (&x)[NT], int h)
+w4_half(float (&acc)[MT][NT][4], int j0, const uint4 (&a)[MT],
+    const uint2 (&s)[MT][2], const uint4 (&x)[NJ], int h)
 {
     uint32_t  fa[MT][2][4];
     w4_scale_t  f[MT];
 
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        w4_unpack(h == 0 ? a[m].x : a[m].z, fa[m][0]);
-        w4_unpack(h == 0 ? a[m].y : a[m].w, fa[m][1]);
+        w4_unpack<MIN>(h == 0 ? a[m].x : a[m].z, fa[m][0]);
+        w4_unpack<MIN>(h == 0 ? a[m].y : a[m].w, fa[m][1]);
         f[m] = w4_scales<MIN>(h == 0 ? s[m][0] : s[m][1]);
     }
 
 #pragma unroll
-    for (int j = 0; j < NT; j++) {
+    for (int j = 0; j < NJ; j++) {
         const uint32_t  b0[2] = { x[j].x, x[j].y }, b1[2] = { x[j].z, x[j].w };
         const uint32_t  one[4] = { W4_ONES, W4_ONES, W4_ONES, W4_ONES };
         float  sum[4] = {};
 
-        mma_bf16(sum, one, b0);
-        mma_bf16(sum, one, b1);
+        if (MIN) {
+            mma_bf16(sum, one, b0);
+            mma_bf16(sum, one, b1);
+        }
 
 #pragma unroll
         for (int m = 0; m < MT; m++) {
@@ -93,10 +96,13 @@ w4_half(float (&acc)[MT][NT][4], const uint4 (&a)[MT],
 
 #pragma unroll
             for (int r = 0; r < 4; r++) {
-                float  *q = &acc[m][j][r];
+                float  *q = &acc[m][j0 + j][r];
 
                 *q = fmaf(f[m].scale[r >> 1], c[r], *q);
-                *q = fmaf(f[m].rest[r >> 1], sum[r & 1], *q);
+
+                if (MIN) {
+                    *q = fmaf(f[m].min[r >> 1], sum[r & 1], *q);
+                }
             }
         }
     }
@@ -119,6 +125,7 @@ w4_decode_k(const cu_f_args_t p)
 {
     constexpr int  SB = MIN ? 8 : 4;      /* bytes of a lane's scales */
     constexpr bool  AHEAD = NT < 4;       /* registers for a whole block */
+    constexpr int  NJ = NT < 2 ? NT : 2;  /* tiles of rows fetched at once */
     __shared__ __align__(16) float
         red[CU_F_SPLIT * F_NC(NT) * 8 * (16 * MT + 4)];
     const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -127,7 +134,8 @@ w4_decode_k(const cu_f_args_t p)
     const uint32_t  tile = (blockIdx.x - part.tile0) * (GU ? 1 : MT);
     const uint32_t  tiles = (part.n_out + 15) / 16, nb = p.pitch;
     const uint32_t  col0 = blockIdx.y * (8 * NT);
-    const uint8_t  *w[MT], *sc[MT], *b[NT];
+    const uint8_t  *const b = p.a + (size_t) (col0 + g) * p.a_bytes + 16 * t;
+    const uint8_t  *w[MT], *sc[MT];
     bool  has[MT], live[NT];
     uint4  a[U][MT];
     uint2  s[U][MT][2];
@@ -149,8 +157,6 @@ w4_decode_k(const cu_f_args_t p)
 #pragma unroll
     for (int j = 0; j < NT; j++) {
         live[j] = col0 + 8 * j + g < p.n;
-        b[j] = p.a + (size_t) (live[j] ? col0 + 8 * j + g : 0) * p.a_bytes
-               + 16 * t;
     }
 
     auto load = [&](uint32_t kb, uint4 (&a)[MT], uint2 (&s)[MT][2]) {
@@ -171,12 +177,12 @@ w4_decode_k(const cu_f_args_t p)
         }
     };
 
-    auto fetch = [&](uint32_t k, uint4 (&x)[NT]) {
+    auto fetch = [&](uint32_t k, int j0, uint4 (&x)[NJ]) {
 #pragma unroll
-        for (int j = 0; j < NT; j++) {
-            const bool  ok = live[j] && k * 64 + 16 * t < p.a_bytes;
+        for (int j = 0; j < NJ; j++) {
+            const bool  ok = live[j0 + j] && k * 64 + 16 * t < p.a_bytes;
 
-            x[j] = ok ? ld16a(b[j] + k * 64) : f_zero4();
+            x[j] = ok ? ld16a(b + (8 * (j0 + j)) * p.a_bytes + k * 64) : f_zero4();
         }
     };
 
@@ -189,14 +195,14 @@ w4_decode_k(const cu_f_args_t p)
     dev_wait();   /* weights do not depend on the kernel before, a does */
 
     for (uint32_t k0 = warp; k0 < nb; k0 += U * CU_F_SPLIT) {
-        uint4  x[AHEAD ? U : 1][AHEAD ? 2 : 1][NT], aw[U][MT];
+        uint4  x[AHEAD ? U : 1][AHEAD ? 2 : 1][NJ], aw[U][MT];
         uint2  sw[U][MT][2];
 
         if (AHEAD) {
 #pragma unroll
             for (int u = 0; u < U; u++) {
-                fetch(2 * (k0 + u * CU_F_SPLIT), x[u][0]);
-                fetch(2 * (k0 + u * CU_F_SPLIT) + 1, x[u][AHEAD]);
+                fetch(2 * (k0 + u * CU_F_SPLIT), 0, x[u][0]);
+                fetch(2 * (k0 + u * CU_F_SPLIT) + 1, 0, x[u][AHEAD]);
             }
         }
 
@@ -213,13 +219,20 @@ w4_decode_k(const cu_f_args_t p)
 
 #pragma unroll (AHEAD ? 2 : 1)
             for (int h = 0; h < 2; h++) {
-                if (!AHEAD) {
-                    fetch(2 * (k0 + u * CU_F_SPLIT) + h, x[0][0]);
-                }
+#pragma unroll
+                for (int j0 = 0; j0 < NT; j0 += NJ) {
+                    uint4 (&v)[NJ] = AHEAD && h == 1 ? x[u][AHEAD]
+                                                     : x[AHEAD ? u : 0][0];
 
-                w4_half<MT, NT, MIN>(acc, a[u], s[u],
-                                     AHEAD && h == 1 ? x[u][AHEAD] : x[AHEAD ? u : 0][0],
-                                     h);
+                    if (!AHEAD) {
+                        /* orders nothing: keeps these loads from being moved
+                         * up, where they would cost registers */
+                        __syncwarp();
+                        fetch(2 * (k0 + u * CU_F_SPLIT) + h, j0, v);
+                    }
+
+                    w4_half<MT, NT, NJ, MIN>(acc, j0, a[u], s[u], v, h);
+                }
             }
         }
 
@@ -322,8 +335,8 @@ w4_plain_k(const cu_weight_t w, uint32_t nb, uint32_t n_groups, uint32_t shift,
         const w4_scale_t  f = w4_scales<MIN>(w4_load_scales<MIN>(sc));
         uint32_t  fa[2][4];
 
-        w4_unpack(h == 0 ? a.x : a.z, fa[0]);
-        w4_unpack(h == 0 ? a.y : a.w, fa[1]);
+        w4_unpack<MIN>(h == 0 ? a.x : a.z, fa[0]);
+        w4_unpack<MIN>(h == 0 ? a.y : a.w, fa[1]);
 
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -336,9 +349,9 @@ w4_plain_k(const cu_weight_t w, uint32_t nb, uint32_t n_groups, uint32_t shift,
                 const float  lo = dev_bf16((uint16_t) v);
                 const float  hi = dev_bf16((uint16_t) (v >> 16));
 
-                out[i] = dev_to_bf16(fmaf(lo, f.scale[r], f.rest[r]))
+                out[i] = dev_to_bf16(fmaf(lo, f.scale[r], f.min[r]))
                          | (uint32_t) dev_to_bf16(fmaf(hi, f.scale[r],
-                                                       f.rest[r])) << 16;
+                                                       f.min[r])) << 16;
             }
 
             if (row < w.n_out) {
