@@ -334,3 +334,73 @@ GET /models?m=2
 POST /v1/completions
 {"prompt":"abc","ignore_eos":true}
 --- response_body_like: "completion_tokens": ?3
+
+=== TEST 23a: a cache that is not defined
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    
+--- config
+    location / { infer tiny; infer_cache nowhere; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*unknown infer_cache_zone "nowhere".* in .*nginx\.conf:\d+/]
+
+=== TEST 23b: a cache zone too small
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 64k;
+--- config
+    location / { infer tiny;  }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"infer_cache_zone" needs at least 512k.* in .*nginx\.conf:\d+/]
+
+=== TEST 23c: two of a name
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m; infer_cache_zone a 1m;
+--- config
+    location / { infer tiny;  }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*infer_cache_zone "a" is duplicate.* in .*nginx\.conf:\d+/]
+
+=== TEST 23d: too many shards
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m shards=100;
+--- config
+    location / { infer tiny;  }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid parameter "shards=100".* in .*nginx\.conf:\d+/]
+
+=== TEST 23e: a life that is no time
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m;
+--- config
+    location / { infer tiny; infer_cache a; infer_cache_valid stop soon; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid time "soon".* in .*nginx\.conf:\d+/]
+
+=== TEST 23f: an end that does not exist
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m;
+--- config
+    location / { infer tiny; infer_cache a; infer_cache_valid error 1m; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid value "error".* in .*nginx\.conf:\d+/]
+
+=== TEST 23g: a purge of nothing
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    
+--- config
+    location / { infer tiny; infer_cache_purge b; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*unknown infer_cache_zone "b".* in .*nginx\.conf:\d+/]
