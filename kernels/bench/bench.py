@@ -1,300 +1,386 @@
 #!/usr/bin/env python3
 """bench.py: `make bench`. Our engine and server beside their peers, in turn.
 
-What is not there is not measured and nothing is installed. Peers, by
-environment: LLAMA=directory with llama-bench, llama-batched-bench and
-llama-server; DASLLAMA=directory with dasllama-bench and dasllama-server (the
-PyPI wheel dasllama has them). MODEL= takes another file than the demo model;
-FILES=a,b several. ROUNDS= alternations (3). PARTS=kernels,raw,server,static; static
-asks wrk how long nginx takes for a file while the engine is saturated.
-SVG= writes a picture of the comparison.
+What is not there is not measured and nothing is installed. Environment:
+  LLAMA=DIR      llama-bench, llama-batched-bench and llama-server
+  DASLLAMA=DIR   dasllama-bench and dasllama-server (PyPI: dasllama)
+  OPENVINO=EXE   a Python that has openvino-genai
+  MODEL=FILE     another file than the demo model
+  ROWS=A,B       only these: q4_1 q4_0 q8_0 server static share context head
+                 0.5b 1b kernels
+  ROUNDS=3 MINUTES=13   alternations, as far as there is time
+  SVG=FILE       where the picture goes (BUILD/bench.svg)
 
-Figures of one run compare; those of two machines or days do not.
+The machine's limits are measured first. Every engine runs once in the first
+round; groups are repeated in later rounds while there is time. A target is
+what issue texts of this project promised for a row; figures of one run
+compare, those of two machines or days do not.
 """
-import contextlib
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 
-BUILD = os.environ.get("BUILD", "build")
+import engines
+import gguf_shape
+import picture
+import servers
+from engines import BUILD, THREADS, run
+
+ROWS = [r for r in os.environ.get("ROWS", "").lower().split(",") if r]
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-PARTS = os.environ.get("PARTS", "kernels,raw,server,static").split(",")
-LLAMA = os.environ.get("LLAMA", "")
-DAS = os.environ.get("DASLLAMA", "")
+MINUTES = float(os.environ.get("MINUTES", "13"))
 DEMO = os.environ.get("MODEL", "models/SmolLM2-135M-Instruct.Q4_1.gguf")
-CONCURRENCY = [int(c) for c in
-               os.environ.get("CONCURRENCY", "1,8,16,32").split(",")]
-results = {}            # (kind, file, what) -> {who: [values]}
+US = "ngx_infer"
+CONTEXT = 8192
 
 
-def note(kind, name, what, who, value):
-    results.setdefault((kind, name, what), {}).setdefault(who, []).append(value)
-    print(f"  {kind} {name} {what}: {who} {value:.2f}", flush=True)
+class Group:
+    """Measurements that alternate between contenders: who, function, file."""
+
+    def __init__(self, name, title, contenders):
+        self.name, self.title = name, title
+        self.contenders, self.seconds = contenders, 0
+        self.values = {}                 # what -> who -> [values]
+
+    def measure(self, turn):
+        start = time.monotonic()
+        order = self.contenders[::-1] if turn % 2 else self.contenders
+        for who, function, path in order:
+            for what, value in function(path):
+                if value:
+                    self.values.setdefault(what, {}).setdefault(
+                        who, []).append(value)
+                    print(f"  {self.title}, {what}: {who} {value:.2f}",
+                          flush=True)
+        self.seconds = time.monotonic() - start
+
+    def median(self, what, who=US):
+        values = self.values.get(what, {}).get(who)
+        return statistics.median(values) if values else None
 
 
-def run(cmd, timeout=300):
-    env = dict(os.environ)
-    if LLAMA and cmd[0].startswith(LLAMA):
-        env["LD_LIBRARY_PATH"] = LLAMA
-    done = subprocess.run(cmd, stdout=subprocess.PIPE, timeout=timeout,
-                          stderr=subprocess.DEVNULL, text=True, env=env,
-                          check=False)
-    return done.stdout
+class Row:
+    """One line of the report. limit: the machine's bound or None; target:
+    function of the best peer (or None), gives a value or None."""
+
+    def __init__(self, group, what, unit, limit=None, target=None, less=False,
+                 servers_only=None):
+        self.group, self.what, self.unit = group, what, unit
+        self.less, self.limit = less, limit
+        self.ours = group.median(what)
+        self.peers = {w: group.median(what, w)
+                      for w in group.values.get(what, {}) if w != US}
+        rank = {w: v for w, v in self.peers.items()
+                if servers_only is None or w in servers_only}
+        self.best = (min if less else max)(rank, key=rank.get,
+                                           default=None)
+        theirs = rank.get(self.best)
+        self.target = target(theirs) if target else None
+        self.holds = (None if self.target is None or self.ours is None else
+                      self.ours <= self.target if less else
+                      self.ours >= self.target)
+
+    def cell(self, who):
+        values = self.group.values.get(self.what, {}).get(who)
+        if not values:
+            return ""
+        mid = statistics.median(values)
+        spread = (f" ({picture.number(min(values))}.."
+                  f"{picture.number(max(values))})" if len(values) > 1 else "")
+        return picture.number(mid) + spread
+
+    def ratio(self):
+        return self.ours / self.peers[self.best] if self.best else None
 
 
-def tool(folder, name):
-    path = os.path.join(folder, name) if folder else ""
-    return path if path and os.access(path, os.X_OK) else None
+# ---- what there is to measure ----
+
+def wanted(name):
+    return not ROWS or name in ROWS
 
 
-# ---- the raw engines ----
-
-def raw_ours(name, path):
-    for batch in (16, 32):
-        out = run([f"{BUILD}/infer_cli", "-m", path, "-t", "2", "--bench",
-                   f"prefill=512,decode=64,batch={batch}"])
-        m = re.search(r"prefill 512: ([\d.]+).*decode 64: ([\d.]+).*"
-                      r"batch \d+: ([\d.]+)", out, re.S)
-        if not m:
-            return
-        if batch == 16:
-            note("raw", name, "prefill 512", "ngx_infer", float(m[1]))
-            note("raw", name, "decode 1", "ngx_infer", float(m[2]))
-        note("raw", name, f"decode {batch}", "ngx_infer", float(m[3]))
+def make(name, cmd):
+    """A model file, kept in BUILD/bench."""
+    path = f"{BUILD}/bench/{name}.gguf"
+    if not os.path.exists(path):
+        os.makedirs(f"{BUILD}/bench", exist_ok=True)
+        print(f"making {path}", flush=True)
+        run(cmd + [f"{path}.new"], timeout=600)
+        if os.path.exists(f"{path}.new"):
+            os.rename(f"{path}.new", path)
+    return path
 
 
-def raw_llama(name, path):
-    bench, batched = (tool(LLAMA, "llama-bench"),
-                      tool(LLAMA, "llama-batched-bench"))
-    if bench:
-        out = run([bench, "-m", path, "-t", "2", "-p", "512", "-n", "64",
-                   "-r", "2", "-o", "json"])
-        with contextlib.suppress(ValueError):
-            for row in json.loads(out):
-                what = "prefill 512" if row["n_prompt"] else "decode 1"
-                note("raw", name, what, "llama.cpp", row["avg_ts"])
-    if batched:
-        out = run([batched, "-m", path, "-t", "2", "-c", "8192", "-b", "512",
-                   "-npp", "128", "-ntg", "64", "-npl", "16,32",
-                   "--output-format", "jsonl"])
-        for line in out.splitlines():
-            with contextlib.suppress(ValueError, KeyError):
-                row = json.loads(line)
-                note("raw", name, f"decode {row['pl']}", "llama.cpp",
-                     row["speed_tg"])
+def files():
+    """name -> path, of the files that wanted rows need."""
+    have = {}
+    if os.path.exists(DEMO):
+        have["q4_1"] = DEMO
+        for t in ("q4_0", "q8_0"):
+            if wanted(t) or t == "q8_0" and wanted("server"):
+                have[t] = make(f"demo.{t.upper()}",
+                               [f"{BUILD}/requant", "-t", t, DEMO])
+    for name, preset, t in (("0.5b", "qwen2-0.5b", "q4_0"),
+                            ("1b", "llama-1b", "q4_0"),
+                            ("head", "gemma-head", "q8_0")):
+        if wanted(name):
+            have[name] = make(f"{preset}.{t.upper()}",
+                              [f"{BUILD}/make_tiny", "--preset", preset,
+                               "--type", t, "--pre", "smollm", "-o"])
+    return {n: p for n, p in have.items() if os.path.exists(p)}
 
 
-def raw_das(name, path):
-    bench = tool(DAS, "dasllama-bench")
-    if not bench:
+def raw(prompt, batches):
+    """Contenders on one file."""
+    def bind(f):
+        return lambda path: f(path, prompt, batches)
+    return [(US, bind(engines.raw_ours)),
+            ("llama.cpp", bind(engines.raw_llama)),
+            ("dasLLAMA", bind(engines.raw_das))]
+
+
+def long_context(path):
+    yield "decode 1", engines.ours(path, decode=16, context=CONTEXT)[1]
+
+
+def head_only(path):
+    yield "decode 1", engines.ours(path, decode=64)[1]
+
+
+def groups(have):
+    out = []
+
+    def add(name, title, contenders, path):
+        if wanted(name) and path:
+            out.append(Group(name, title, [c if len(c) == 3 else c + (path,)
+                                           for c in contenders]))
+
+    demo, q8 = have.get("q4_1"), have.get("q8_0")
+    # dasLLAMA reads no Q4_1
+    add("q4_1", "135M Q4_1", raw(512, (16, 32))[:2], demo)
+    add("server", "server", [
+        (US, servers.serve_ours), ("llama.cpp", servers.serve_llama)]
+        + ([("dasLLAMA", servers.serve_das, q8),
+            ("OpenVINO", servers.in_openvino, q8)] if q8 else []), demo)
+    add("q4_0", "135M Q4_0", raw(512, (16, 32)), have.get("q4_0"))
+    add("q8_0", "135M Q8_0", raw(512, (16, 32)), q8)
+    add("static", "static file", [(US, servers.static_file)], demo)
+    add("share", "busy machine", [(US, engines.beside_a_busy_process)], demo)
+    add("context", f"{CONTEXT} tokens", [(US, long_context)], demo)
+    add("head", "wide head Q8_0", [(US, head_only)], have.get("head"))
+    add("0.5b", "0.5B Q4_0", raw(256, ())[:2], have.get("0.5b"))
+    add("1b", "1B Q4_0", raw(128, ())[:2], have.get("1b"))
+    return out
+
+
+# ---- limits ----
+
+def context_bytes(shape):
+    return shape.token_bytes + CONTEXT * shape.kv_bytes
+
+
+def measure_limits(shapes):
+    sizes = {max(1, s.token_bytes >> 20) for s in shapes.values()}
+    if "q4_1" in shapes:
+        sizes.add(context_bytes(shapes["q4_1"]) >> 20)
+    out = run([f"{BUILD}/kern_limits", THREADS]
+              + [str(s) for s in sorted(sizes)])
+    limits = json.loads(out)
+    print(f"{limits['isa']}, {limits['threads']} threads: int8 "
+          f"{limits['int8']:.0f} GOP/s, f32 {limits['f32']:.0f} GOP/s, read "
+          + ", ".join(f"{gbs:.1f} GB/s of {mb} MB"
+                      for mb, gbs in limits["read"].items()), flush=True)
+    return limits
+
+
+def read_ms(limits, n_bytes):
+    gbs = limits["read"].get(str(max(1, n_bytes >> 20)))
+    return n_bytes / gbs / 1e6
+
+
+# ---- targets, as promised for each row ----
+
+def decode_rows(group, shape, limits, add_ms=None, share=None, peer=None):
+    ms = read_ms(limits, shape.token_bytes)
+    least = 1e3 / (ms + add_ms) if add_ms else share * 1e3 / ms
+    yield Row(group, "decode 1", "tok/s", 1e3 / ms,
+              lambda p: max(least, peer * p) if p and peer else least)
+
+
+def ops_row(group, what, params, limits, share, peer=None):
+    limit = limits["int8"] * 1e9 / 2 / params
+    return Row(group, what, "tok/s", limit,
+               lambda p: min(share * limit, peer * p) if p and peer
+               else share * limit)
+
+
+def raw_rows(group, shape, limits):
+    name = group.name
+    if name in ("0.5b", "1b"):
+        prompt = {"0.5b": 256, "1b": 128}[name]
+        yield from decode_rows(group, shape, limits,
+                               share={"0.5b": 0.75, "1b": 0.8}[name])
+        yield ops_row(group, f"prefill {prompt}", shape.layer_params, limits,
+                      0.47)
         return
-    with tempfile.NamedTemporaryFile(suffix=".json") as f:
-        for npl in (16, 32):
-            run([bench, "-m", path, "-t", "2", "-p", "512", "-n", "64", "-r",
-                 "2", "--npl", str(npl), "--npl-plen", "128", "-o", "json",
-                 "--json-path", f.name])
-            with contextlib.suppress(ValueError, OSError):
-                for row in json.load(open(f.name)):
-                    test = str(row.get("test", ""))
-                    speed = float(row.get("tok_s") or row.get("avg_ts") or 0)
-                    if test == "pp512" and npl == 16:
-                        note("raw", name, "prefill 512", "dasLLAMA", speed)
-                    elif test == "tg64" and npl == 16:
-                        note("raw", name, "decode 1", "dasLLAMA", speed)
-                    elif test == f"tg64@{npl}":
-                        note("raw", name, f"decode {npl}", "dasLLAMA", speed)
+    yield from decode_rows(group, shape, limits, add_ms=0.8,
+                           peer=2 if name == "q4_1" else None)
+    yield ops_row(group, "prefill 512", shape.layer_params, limits, 0.47, 1.9)
+    both = shape.layer_params + shape.head_params
+    yield ops_row(group, "decode 16", both, limits, 0.44, 2)
+    yield ops_row(group, "decode 32", both, limits, 0.48, 2.5)
 
 
-# ---- servers ----
-
-@contextlib.contextmanager
-def server(cmd, ready, env=None):
-    full = dict(os.environ, **(env or {}))
-    with subprocess.Popen(cmd, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL, env=full) as p:
-        try:
-            end = time.monotonic() + 120
-            while time.monotonic() < end and p.poll() is None:
-                with contextlib.suppress(OSError):
-                    with urllib.request.urlopen(ready, timeout=2) as r:
-                        if r.status == 200:
-                            break
-                time.sleep(0.1)
-            yield
-        finally:
-            p.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                p.wait(10)
-            p.kill()
-            p.wait()
+def server_rows(group, shape):
+    with_http = ("llama.cpp", "dasLLAMA")
+    for c, times in ((1, 1.8), (8, None), (16, 2.2), (32, 2.5)):
+        yield Row(group, f"tok/s c={c}", "tok/s", None,
+                  lambda p, t=times: t * p if p and t else None,
+                  servers_only=with_http)
+    for c, times in ((1, 0.5), (8, 0.3), (32, None)):
+        yield Row(group, f"first token ms c={c}", "ms", None,
+                  lambda p, t=times: t * p if p and t else None, True,
+                  servers_only=with_http)
+    pages = group.median("KV pages")
+    if pages is not None:
+        most = (shape.tensor_bytes + pages * shape.page_bytes) / 1e6 + 60
+        yield Row(group, "PSS MB", "MB", None, lambda p: most, True)
+    # in process, without HTTP
+    openvino = group.median("tok/s c=32", "OpenVINO")
+    if openvino:
+        yield Row(group, "tok/s c=32", "tok/s", None,
+                  lambda p: 1.6 * openvino, servers_only=("OpenVINO",))
 
 
-def load(name, who, port):
-    base = [sys.executable, "kernels/bench/load.py", str(port)]
-    run(base + ["1", "2"])
-    for c in CONCURRENCY:
-        out = run(base + [str(c), str(max(8, 2 * c)), "64", "64"])
-        with contextlib.suppress(ValueError):
-            row = json.loads(out)
-            if row["errors"]:
-                print(f"  {who} c={c}: {row['errors']} errors")
-                continue
-            note("server", name, f"tok/s c={c}", who, row["tok_s"])
-            note("server", name, f"first token ms c={c}", who, row["ttft_ms"])
-
-
-def p99_ms(port):
-    out = run(["wrk", "-t1", "-c1", "-d4", "--latency",
-               f"http://127.0.0.1:{port}/file"])
-    m = re.search(r"99%\s+([\d.]+)(us|ms|s)", out)
-    return float(m[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[m[2]] if m else None
-
-
-def static(name, port):
-    """p99 of a static file, with the engine idle and with 32 streams."""
-    if not any(os.access(f"{d}/wrk", os.X_OK)
-               for d in os.environ["PATH"].split(":")):
-        return
-    note("static", name, "p99 ms, idle", "ngx_infer", p99_ms(port))
-    with subprocess.Popen([sys.executable, "kernels/bench/load.py", str(port),
-                           "32", "600", "64", "64"],
-                          stdout=subprocess.DEVNULL) as p:
-        time.sleep(2)
-        note("static", name, "p99 ms, 32 streams", "ngx_infer", p99_ms(port))
-        p.kill()
-
-
-def serve_ours(name, path):
-    port = 18181
-    with tempfile.TemporaryDirectory() as d:
-        os.chmod(d, 0o755)
-        os.mkdir(f"{d}/logs")
-        user = "user root;" if os.geteuid() == 0 else ""
-        with open(f"{d}/nginx.conf", "w") as f:
-            f.write(f"""
-load_module {os.path.abspath(BUILD)}/ngx_http_infer_module.so;
-{user} daemon off; pid {d}/pid; error_log {d}/error.log notice;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {d}/b; proxy_temp_path {d}/p;
-    fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
-    infer_engine default threads=2;
-    infer_model m {{ path "{os.path.abspath(path)}"; sequences 32; }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{ infer m; }}
-        location = /file {{ alias {d}/nginx.conf; }}
-    }}
-}}
-""")
-        with server(["nginx", "-p", d, "-c", f"{d}/nginx.conf"],
-                    f"http://127.0.0.1:{port}/health/ready"):
-            if "server" in PARTS:
-                load(name, "ngx_infer", port)
-            if "static" in PARTS:
-                static(name, port)
-        time.sleep(1)
-
-
-def serve_llama(name, path):
-    exe = tool(LLAMA, "llama-server")
-    if exe:
-        with server([exe, "-m", path, "--port", "18182", "-np", "32", "-c",
-                     "16384", "-t", "2"], "http://127.0.0.1:18182/health",
-                    {"LD_LIBRARY_PATH": LLAMA}):
-            load(name, "llama.cpp", 18182)
-
-
-def serve_das(name, path):
-    exe = tool(DAS, "dasllama-server")
-    if exe:
-        with server([exe, "-m", path, "-p", "18183", "-s", "32", "-t", "2",
-                     "--ctx", "2048"], "http://127.0.0.1:18183/v1/models"):
-            load(name, "dasLLAMA", 18183)
+def rows(all_groups, shapes, limits):
+    for group in all_groups:
+        shape = shapes.get(group.name) or shapes.get("q4_1")
+        if group.name == "server":
+            yield from server_rows(group, shape)
+        elif group.name == "static":
+            idle = group.median("p99 ms, idle") or 0
+            most = max(2 * idle, idle + 0.3)
+            yield Row(group, "p99 ms, idle", "ms", less=True)
+            for what in ("saturated", "32 streams"):
+                yield Row(group, f"p99 ms, {what}", "ms", None,
+                          lambda p: most, True)
+        elif group.name == "share":
+            # two threads and a third that is busy on two cores: 2/3 is fair
+            alone = group.median("decode alone") or 0
+            yield Row(group, "decode alone", "tok/s")
+            yield Row(group, "decode beside one", "tok/s", None,
+                      lambda p: alone / 3)
+        elif group.name == "context":
+            ms = read_ms(limits, context_bytes(shape))
+            yield Row(group, "decode 1", "tok/s", 1e3 / ms,
+                      lambda p: 0.65 * 1e3 / ms)
+        elif group.name == "head":
+            yield from decode_rows(group, shape, limits, share=0.75)
+        else:
+            yield from raw_rows(group, shape, limits)
 
 
 # ---- report ----
 
-def report():
-    print("\nmedians (min..max of the rounds), best peer, ratio")
-    rows = []
-    for (kind, name, what), by in results.items():
-        med = {w: statistics.median(v) for w, v in by.items()}
-        low = "ms" in what
-        peers = {w: v for w, v in med.items() if w != "ngx_infer"}
-        cells = "  ".join(f"{w} {med[w]:.2f} ({min(v):.2f}..{max(v):.2f})"
-                          for w, v in by.items())
-        line = f"{kind:7}{name:14}{what:24}{cells}"
-        if peers and "ngx_infer" in med:
-            best = (min if low else max)(peers, key=peers.get)
-            ratio = med["ngx_infer"] / peers[best]
-            line += f"  x{ratio:.2f} of {best}"
-            rows.append((f"{name}, {what}", med["ngx_infer"], best,
-                         peers[best], low))
-        print(line)
-    return rows
+def report(lines):
+    who = [w for w in picture.COLORS if any(w in r.peers for r in lines)]
+    out = ["| | " + " | ".join([US] + who)
+           + " | ratio | of the limit | target | |",
+           "|---" * (len(who) + 6) + "|"]
+    for r in lines:
+        if r.ours is None:
+            continue
+        ratio = r.ratio()
+        out.append("| " + " | ".join(
+            [f"{r.group.title}, {r.what}", r.cell(US)]
+            + [r.cell(w) for w in who]
+            + [f"x{ratio:.2f} of {r.best}" if ratio else "",
+               f"{100 * r.ours / r.limit:.0f} %" if r.limit else "",
+               ("<= " if r.less else ">= ") + picture.number(r.target)
+               if r.target is not None else "",
+               {True: "holds", False: "MISSED", None: ""}[r.holds]]) + " |")
+    return "\n".join(out)
 
 
-def svg(rows, path):
-    rows = [r for r in rows if not r[4]]
-    h, top = 34, 46
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="760" '
-           f'height="{top + h * len(rows) + 10}" '
-           'font-family="sans-serif" font-size="12">',
-           '<rect width="100%" height="100%" fill="#fff"/>',
-           '<text x="10" y="20" font-size="14">Output tokens per second, '
-           'ngx_infer and the best peer of the same run</text>']
-    for i, (label, ours, who, theirs, _) in enumerate(rows):
-        y, scale = top + i * h, 400 / max(ours, theirs)
-        out += [f'<text x="10" y="{y + 15}">{label}</text>',
-                f'<rect x="220" y="{y}" width="{ours * scale:.0f}" '
-                'height="13" fill="#2a7f3f"/>',
-                f'<text x="{226 + ours * scale:.0f}" y="{y + 11}">'
-                f'{ours:.0f}</text>',
-                f'<rect x="220" y="{y + 14}" width="{theirs * scale:.0f}" '
-                'height="13" fill="#9aa5ad"/>',
-                f'<text x="{226 + theirs * scale:.0f}" y="{y + 25}">'
-                f'{theirs:.0f} {who}</text>']
-    with open(path, "w") as f:
-        f.write("\n".join(out + ["</svg>\n"]))
+def sections(lines):
+    parts = [("One sequence: output", "tok/s", "decode 1$"),
+             ("Prompt", "tok/s", "prefill"),
+             ("Sequences together: output", "tok/s", "decode (16|32)"),
+             ("Through the server, 64 + 64 tokens, c clients", "tok/s",
+              "tok/s c="),
+             ("Time to the first token: less is better", "ms",
+              "first token"), ("Memory of all processes", "MB", "PSS")]
+    for heading, unit, pattern in parts:
+        found, seen = [], set()
+        for r in lines:
+            key = (r.group.title, r.what)
+            if (r.ours is None or not r.peers or key in seen
+                    or not re.match(pattern, r.what)):
+                continue
+            seen.add(key)
+            ratio = r.ratio()
+            times = (1 / ratio if r.less else ratio) if ratio else None
+            what = re.sub(r"^(tok/s|first token ms|PSS MB) ?|^decode 1$|^"
+                          r"(prefill|decode) ", "", r.what)
+            found.append((f"{r.group.title} {what}".strip(),
+                          [(US, r.ours)] + sorted(
+                              r.peers.items(),
+                              key=lambda p: p[1], reverse=not r.less),
+                          f"{times:.1f}×" if times else ""))
+        if found:
+            yield heading, unit, found
+
+
+def machine():
+    with open("/proc/cpuinfo") as f:
+        info = f.read()
+    name = re.search(r"model name\s*: (.*)", info)
+    family = re.search(r"cpu family\s*: (.*)", info)
+    model = re.search(r"^model\s*: (.*)", info, re.M)
+    return (f"{name[1] if name else os.uname().machine}"
+            + (f", family {family[1]} model {model[1]}" if family else ""))
 
 
 def main():
-    with open("/proc/cpuinfo") as f:
-        info = f.read()
-    print(re.search(r"model name\s*: (.*)", info)[1],
-          "family", re.search(r"cpu family\s*: (.*)", info)[1])
-    if "kernels" in PARTS and os.access(f"{BUILD}/kern_bench", os.X_OK):
-        sys.stdout.flush()
-        subprocess.run([f"{BUILD}/kern_bench"], check=False)
-    files = os.environ.get("FILES", DEMO).split(",")
-    files = [f for f in files if os.path.exists(f)]
-    if not files:
+    start = time.monotonic()
+    print(f"{machine()}, {time.strftime('%Y-%m-%d')}, load "
+          f"{os.getloadavg()[0]:.1f}", flush=True)
+    have = files()
+    if not have:
         sys.exit("no model: make model")
-    for _ in range(ROUNDS):
-        for path in files:
-            name = re.sub(r".*[.-](\w+)\.gguf$", r"\1", path)
-            if "raw" in PARTS:
-                for one in (raw_ours, raw_llama, raw_das):
-                    one(name, path)
-            if "server" in PARTS or "static" in PARTS:
-                serve_ours(name, path)
-            if "server" in PARTS:
-                serve_llama(name, path)
-                serve_das(name, path)
-    rows = report()
-    if not LLAMA and not DAS:
-        print("no peer: LLAMA= and DASLLAMA= are not set")
-    if os.environ.get("SVG"):
-        svg(rows, os.environ["SVG"])
+    shapes = {n: gguf_shape.read(p) for n, p in have.items()}
+    start += max(0, time.monotonic() - start - 30)   # files are made once
+    limits = measure_limits(shapes)
+    if wanted("kernels"):
+        subprocess.run([f"{BUILD}/kern_entries"], check=False,
+                       env=dict(os.environ, INFER_BENCH_MS="30"))
+        sys.stdout.flush()
+    all_groups = groups(have)
+    for turn in range(ROUNDS):
+        for group in all_groups:
+            left = MINUTES * 60 - (time.monotonic() - start)
+            if turn == 0 or group.seconds < left:
+                group.measure(turn)
+
+    lines = list(rows(all_groups, shapes, limits))
+    text = report(lines)
+    print(f"\nmedians (least..most), best peer of the same run; limits: int8 "
+          f"{limits['int8']:.0f} GOP/s, reading\n\n{text}")
+    print(f"\n{time.monotonic() - start:.0f} s")
+    if not (engines.LLAMA or engines.DAS or servers.OPENVINO):
+        print("no peer: LLAMA=, DASLLAMA= and OPENVINO= are not set")
+    parts = list(sections(lines))
+    if parts:
+        path = os.environ.get("SVG") or f"{BUILD}/bench.svg"
+        picture.draw(path, "ngx_infer beside its peers",
+                     f"{machine()}, {THREADS} threads, one run of make bench, "
+                     f"{time.strftime('%Y-%m-%d')}; ratio to the best of the "
+                     "row", parts)
+        print(f"picture: {path}")
 
 
 if __name__ == "__main__":
