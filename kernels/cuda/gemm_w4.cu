@@ -34,7 +34,7 @@ struct w4_scale_t {
     float  scale[2], min[2];
 };
 
-/* p: scales of tile, group and lane's g: f16 x 2, or with MIN f16 pairs x 2 */
+/* v: what a lane reads of a group: f16 x 2, or with MIN f16 pairs x 2. */
 template <bool MIN>
 DEV_INLINE w4_scale_t
 w4_scales(uint2 v)
@@ -52,34 +52,35 @@ w4_scales(uint2 v)
     return s;
 }
 
+/* The same from memory, global or shared. */
 template <bool MIN>
-DEV_INLINE uint2
-w4_load_scales(const uint8_t *p)
+DEV_INLINE w4_scale_t
+w4_scales_at(const uint8_t *p)
 {
-    return MIN ? ld8(p) : make_uint2(ld4(p), 0);
+    return w4_scales<MIN>(MIN ? ld8a(p)
+                              : make_uint2(*(const uint32_t *) (const void *) p,
+                                           0));
 }
 
-/* acc += the product of 32 columns, half h of a block, with NJ tiles of
- * activation rows from j0 on; x: activations. */
+/* acc += the product of 32 columns with tiles j0 .. j0 + NJ - 1 of activation
+ * rows. w: the lane's words of both mma steps of each weight tile. */
 template <int MT, int NT, int NJ, bool MIN>
 DEV_INLINE void
-w4_half(float (&acc)[MT][NT][4], int j0, const uint4 (&a)[MT],
-    const uint2 (&s)[MT][2], const uint4 (&x)[NJ], int h)
+w4_half(float (&acc)[MT][NT][4], int j0, const uint2 (&w)[MT],
+    const w4_scale_t (&f)[MT], const uint4 (&x)[NJ])
 {
+    const uint32_t  one[4] = { W4_ONES, W4_ONES, W4_ONES, W4_ONES };
     uint32_t  fa[MT][2][4];
-    w4_scale_t  f[MT];
 
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        w4_unpack<MIN>(h == 0 ? a[m].x : a[m].z, fa[m][0]);
-        w4_unpack<MIN>(h == 0 ? a[m].y : a[m].w, fa[m][1]);
-        f[m] = w4_scales<MIN>(h == 0 ? s[m][0] : s[m][1]);
+        w4_unpack<MIN>(w[m].x, fa[m][0]);
+        w4_unpack<MIN>(w[m].y, fa[m][1]);
     }
 
 #pragma unroll
     for (int j = 0; j < NJ; j++) {
         const uint32_t  b0[2] = { x[j].x, x[j].y }, b1[2] = { x[j].z, x[j].w };
-        const uint32_t  one[4] = { W4_ONES, W4_ONES, W4_ONES, W4_ONES };
         float  sum[4] = {};
 
         if (MIN) {
@@ -108,163 +109,187 @@ w4_half(float (&acc)[MT][NT][4], int j0, const uint4 (&a)[MT],
     }
 }
 
+/* Bytes of a lane's scales of a group, and of a stage of a warp's ring: data
+ * and scales of up to two groups of each tile. */
+#define W4_SB(MIN)         ((MIN) ? 8 : 4)
+#define W4_TILE(MIN)       (512 + 16 * W4_SB(MIN))
+#define W4_STAGES(MT)      ((MT) == 1 ? 8 : 4)
+
 /*
  * w4_decode_k: y[i, o] = sum_k a[i, k] w[o, k], few rows
  * shapes   a bf16 [n, n_in], n_in % 32 == 0; w as in gemm_f.h
  * launch   (tiles of 16 MT rows of all parts) x (n / (8 NT)) blocks of 256;
- *          smem CU_F_SPLIT * F_NC(NT) * 8 * (16 MT + 4) words
+ *          smem f_smem() bytes: each warp copies its own weights and scales
+ *          by cp.async, S - 1 stages ahead, the first ones before the kernel
+ *          before this one has ended
  * math     blocks of 64 columns to 8 warps in turn, then warps in order
  * traffic  cu_linear_f_cost()
  * bound    DRAM up to about 32 rows, then mma issue
  * measured not measured
- * source   own; 128 + q as in Marlin's and others' int4 kernels
+ * source   own; 128 + q by and-or is what other int4 kernels do too
  */
-template <int MT, int NT, int U, bool MIN, bool GU>
-__global__ void __launch_bounds__(F_THREADS, NT < 4 ? 2 : 1)
+template <int MT, int NT, int BLOCKS, bool MIN, bool GU>
+__global__ void __launch_bounds__(F_THREADS, BLOCKS)
 w4_decode_k(const cu_f_args_t p)
 {
-    constexpr int  SB = MIN ? 8 : 4;      /* bytes of a lane's scales */
-    constexpr bool  AHEAD = NT < 4;       /* registers for a whole block */
-    constexpr int  NJ = NT < 2 ? NT : 2;  /* tiles of rows fetched at once */
-    __shared__ __align__(16) float
-        red[CU_F_SPLIT * F_NC(NT) * 8 * (16 * MT + 4)];
+    constexpr int  SB = W4_SB(MIN), TILE = W4_TILE(MIN);
+    constexpr int  STAGE = MT * TILE, S = W4_STAGES(MT);
+    constexpr bool  AHEAD = NT < 4;       /* registers for the next block */
+    constexpr int  NJ = NT < 4 ? NT : 4;  /* tiles of rows fetched at once */
+    DYN_SMEM(smem);
     const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const int  g = lane >> 2, t = lane & 3;
+    const int  g = lane >> 2;
     const cu_f_part_t  part = f_pick(p, GU ? 0 : f_part(p, blockIdx.x));
-    const uint32_t  tile = (blockIdx.x - part.tile0) * (GU ? 1 : MT);
+    const uint32_t  tile = (blockIdx.x - part.tile0) * (GU ? MT / 2 : MT);
     const uint32_t  tiles = (part.n_out + 15) / 16, nb = p.pitch;
+    const uint32_t  halves = p.a_bytes / 64, scale_bytes = p.n_groups * 8 * SB;
     const uint32_t  col0 = blockIdx.y * (8 * NT);
-    const uint8_t  *const b = p.a + (size_t) (col0 + g) * p.a_bytes + 16 * t;
+    uint8_t *const  ring = smem + warp * (S * STAGE);
     const uint8_t  *w[MT], *sc[MT];
-    bool  has[MT], live[NT];
-    uint4  a[U][MT];
-    uint2  s[U][MT][2];
+    uint32_t  off[NT], slot = 0;
+    uint4  x[AHEAD ? 4 : 1][NJ] = {};
     float  acc[MT][NT][4] = {};
 
-    static_assert(!GU || MT == 2, "gate and up are one tile each");
+    static_assert(!GU || MT % 2 == 0, "gate and up have half the tiles each");
 
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-        const uint32_t  r = GU ? tile : tile + m;
-        const cu_f_part_t  q = GU && m == 1 ? p.part[1] : part;
+        const uint32_t  r = tile + (GU ? m % (MT / 2) : m);
+        const cu_f_part_t  q = GU && m >= MT / 2 ? p.part[1] : part;
+        const size_t  at = r < tiles ? r : tile;   /* beyond: the first again */
 
-        has[m] = r < tiles;
-        w[m] = q.data + (size_t) (has[m] ? r : 0) * nb * 512 + lane * 16;
-        sc[m] = (const uint8_t *) q.scale
-                + ((size_t) (has[m] ? r : 0) * p.n_groups * 8 + g) * SB;
+        w[m] = q.data + at * nb * 512 + lane * 16;
+        sc[m] = (const uint8_t *) q.scale + at * scale_bytes;
     }
 
 #pragma unroll
     for (int j = 0; j < NT; j++) {
-        live[j] = col0 + 8 * j + g < p.n;
+        const uint32_t  i = col0 + 8 * j + g;
+
+        off[j] = (i < p.n ? i : p.n - 1) * p.a_bytes;
     }
 
-    auto load = [&](uint32_t kb, uint4 (&a)[MT], uint2 (&s)[MT][2]) {
-#pragma unroll
-        for (int m = 0; m < MT; m++) {
-            const bool  ok = kb < nb && has[m];
-
-            a[m] = ok ? ld16(w[m] + (size_t) kb * 512) : f_zero4();
+    /* block kb into stage s; scales by the first lanes for all */
+    auto load = [&](uint32_t kb, uint32_t s) {
+        if (kb < nb) {
+            const uint32_t  at = (2 * kb >> p.group_shift) * 8 * SB + lane * 16;
 
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const uint32_t  grp = (2 * kb + h) >> p.group_shift;
+            for (int m = 0; m < MT; m++) {
+                uint8_t *const  to = ring + s * STAGE + m * TILE;
 
-                s[m][h] = ok && grp < p.n_groups
-                          ? w4_load_scales<MIN>(sc[m] + (size_t) grp * 8 * SB)
-                          : make_uint2(0, 0);
+                cp16(to + lane * 16, w[m] + (size_t) kb * 512, true);
+
+                if (lane < SB && at < scale_bytes) {
+                    cp16(to + 512 + lane * 16, sc[m] + at, true);
+                }
             }
         }
-    };
 
-    auto fetch = [&](uint32_t k, int j0, uint4 (&x)[NJ]) {
-#pragma unroll
-        for (int j = 0; j < NJ; j++) {
-            const bool  ok = live[j0 + j] && k * 64 + 16 * t < p.a_bytes;
-
-            x[j] = ok ? ld16a(b + (8 * (j0 + j)) * p.a_bytes + k * 64) : f_zero4();
-        }
+        cp_commit();
     };
 
 #pragma unroll
-    for (int u = 0; u < U; u++) {
-        load(warp + u * CU_F_SPLIT, a[u], s[u]);
+    for (int s = 0; s < S - 1; s++) {
+        load(warp + s * CU_F_SPLIT, s);
     }
 
     dev_launch_dependents();
     dev_wait();   /* weights do not depend on the kernel before, a does */
 
-    for (uint32_t k0 = warp; k0 < nb; k0 += U * CU_F_SPLIT) {
-        uint4  x[AHEAD ? U : 1][AHEAD ? 2 : 1][NJ], aw[U][MT];
-        uint2  sw[U][MT][2];
+    /* both halves of block kb, where the row has them */
+    auto fetch = [&](uint32_t kb, uint4 (&x0)[NJ], uint4 (&x1)[NJ]) {
+        if (2 * kb < halves) {
+            f_fetch<f_bf16_t, NJ>(x0, p.a, off, 2 * kb * 64, p.a_bytes);
+        }
+
+        if (2 * kb + 1 < halves) {
+            f_fetch<f_bf16_t, NJ>(x1, p.a, off, (2 * kb + 1) * 64, p.a_bytes);
+        }
+    };
+
+    if (AHEAD) {
+        fetch(warp, x[0], x[AHEAD]);
+    }
+
+    for (uint32_t kb = warp; kb < nb; kb += CU_F_SPLIT) {
+        const uint8_t *const  from = ring + slot * STAGE;
+        uint4  a[MT];
 
         if (AHEAD) {
-#pragma unroll
-            for (int u = 0; u < U; u++) {
-                fetch(2 * (k0 + u * CU_F_SPLIT), 0, x[u][0]);
-                fetch(2 * (k0 + u * CU_F_SPLIT) + 1, 0, x[u][AHEAD]);
-            }
+            fetch(kb + CU_F_SPLIT, x[2 * AHEAD], x[3 * AHEAD]);
         }
 
-#pragma unroll
-        for (int u = 0; u < U; u++) {
-            load(k0 + (u + U) * CU_F_SPLIT, aw[u], sw[u]);
-        }
+        cp_wait<S - 2>();
+        __syncwarp();   /* scales that other lanes copied; and all lanes are
+                         * done with the stage that is written next */
+        load(kb + (S - 1) * CU_F_SPLIT, slot == 0 ? S - 1 : slot - 1);
 
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-            if (k0 + u * CU_F_SPLIT >= nb) {
+        for (int m = 0; m < MT; m++) {
+            a[m] = ld16a(from + m * TILE + lane * 16);
+        }
+
+#pragma unroll (AHEAD ? 2 : 1)
+        for (uint32_t h = 0; h < 2; h++) {
+            const uint32_t  k = 2 * kb + h;
+            const uint32_t  grp = (k >> p.group_shift)
+                                  - (2 * kb >> p.group_shift);
+            uint2  aw[MT];
+            w4_scale_t  f[MT];
+
+            if (k >= halves) {
                 break;
             }
 
-#pragma unroll (AHEAD ? 2 : 1)
-            for (int h = 0; h < 2; h++) {
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                aw[m] = h == 0 ? make_uint2(a[m].x, a[m].y)
+                               : make_uint2(a[m].z, a[m].w);
+                f[m] = w4_scales_at<MIN>(from + m * TILE + 512
+                                         + (grp * 8 + g) * SB);
+            }
+
+            if (AHEAD) {
+                w4_half<MT, NT, NJ, MIN>(acc, 0, aw, f, x[h * AHEAD]);
+
+            } else {
 #pragma unroll
                 for (int j0 = 0; j0 < NT; j0 += NJ) {
-                    uint4 (&v)[NJ] = AHEAD && h == 1 ? x[u][AHEAD]
-                                                     : x[AHEAD ? u : 0][0];
-
-                    if (!AHEAD) {
-                        /* orders nothing: keeps these loads from being moved
-                         * up, where they would cost registers */
-                        __syncwarp();
-                        fetch(2 * (k0 + u * CU_F_SPLIT) + h, j0, v);
-                    }
-
-                    w4_half<MT, NT, NJ, MIN>(acc, j0, a[u], s[u], v, h);
+                    f_fetch<f_bf16_t, NJ>(x[0], p.a, off + j0, k * 64,
+                                          p.a_bytes);
+                    w4_half<MT, NT, NJ, MIN>(acc, j0, aw, f, x[0]);
                 }
             }
         }
 
+        slot = slot == S - 1 ? 0 : slot + 1;
+
+        if (AHEAD) {
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                a[u][m] = aw[u][m];
-                s[u][m][0] = sw[u][m][0];
-                s[u][m][1] = sw[u][m][1];
+            for (int j = 0; j < NJ; j++) {
+                x[0][j] = x[2 * AHEAD][j];
+                x[AHEAD][j] = x[3 * AHEAD][j];
             }
         }
     }
 
-    f_finish<f_w4_t, MT, NT, GU>(p, part, tile * 16, col0, acc, red);
+    cp_wait<0>();
+    __syncthreads();   /* all warps are done with their rings: now sums */
+    f_finish<f_w4_t, MT, NT, GU>(p, part, tile * 16, col0, acc,
+                                 (float *) (void *) smem);
 }
 
-template <int MT, int NT, int U, bool MIN, bool GU>
+template <int MT, int NT, int BLOCKS, bool MIN, bool GU>
 static int
 w4_decode_launch(const cu_dev_t *dev, cu_f_args_t *p)
 {
-    const uint32_t  rows = GU ? 16 : 16 * MT;
-    uint32_t  tiles = 0;
+    const uint32_t  tiles = f_tiles(p, GU ? 8 * MT : 16 * MT);
 
-    for (uint32_t i = 0; i < (GU ? 1 : p->n_parts); i++) {
-        p->part[i].tile0 = tiles;
-        tiles += (p->part[i].n_out + rows - 1) / rows;
-    }
-
-    return dev_launch(dev, w4_decode_k<MT, NT, U, MIN, GU>,
+    return dev_launch(dev, w4_decode_k<MT, NT, BLOCKS, MIN, GU>,
                       dim3(tiles, (p->n + 8 * NT - 1) / (8 * NT)),
-                      dim3(F_THREADS), 0, *p);
+                      dim3(F_THREADS),
+                      f_smem(MT * W4_TILE(MIN), W4_STAGES(MT), MT, NT), *p);
 }
 
 /* By the number of rows alone; every choice gives the same bits. */
@@ -273,15 +298,15 @@ static int
 w4_decode(const cu_dev_t *dev, cu_f_args_t *p)
 {
     if (p->h != NULL) {
-        return p->n <= 8 ? w4_decode_launch<2, 1, 2, MIN, true>(dev, p)
-               : p->n <= 16 ? w4_decode_launch<2, 2, 1, MIN, true>(dev, p)
-               : p->n <= 32 ? w4_decode_launch<2, 4, 1, MIN, true>(dev, p)
+        return p->n <= 8 ? w4_decode_launch<2, 1, 3, MIN, true>(dev, p)
+               : p->n <= 16 ? w4_decode_launch<2, 2, 2, MIN, true>(dev, p)
+               : p->n <= 32 ? w4_decode_launch<2, 4, MIN ? 1 : 2, MIN, true>(dev, p)
                : w4_decode_launch<2, 8, 1, MIN, true>(dev, p);
     }
 
-    return p->n <= 8 ? w4_decode_launch<1, 1, MIN ? 3 : 4, MIN, false>(dev, p)
-           : p->n <= 16 ? w4_decode_launch<1, 2, 2, MIN, false>(dev, p)
-           : p->n <= 32 ? w4_decode_launch<2, 4, 1, MIN, false>(dev, p)
+    return p->n <= 8 ? w4_decode_launch<1, 1, 4, MIN, false>(dev, p)
+           : p->n <= 16 ? w4_decode_launch<1, 2, 3, MIN, false>(dev, p)
+           : p->n <= 32 ? w4_decode_launch<2, 4, MIN ? 1 : 2, MIN, false>(dev, p)
            : w4_decode_launch<2, 8, 1, MIN, false>(dev, p);
 }
 
@@ -332,7 +357,7 @@ w4_plain_k(const cu_weight_t w, uint32_t nb, uint32_t n_groups, uint32_t shift,
 
         const uint8_t  *sc = (const uint8_t *) w.scale
                              + (((size_t) tile * n_groups + grp) * 8 + g) * SB;
-        const w4_scale_t  f = w4_scales<MIN>(w4_load_scales<MIN>(sc));
+        const w4_scale_t  f = w4_scales_at<MIN>(sc);
         uint32_t  fa[2][4];
 
         w4_unpack<MIN>(h == 0 ? a.x : a.z, fa[0]);
