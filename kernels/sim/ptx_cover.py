@@ -90,6 +90,8 @@ def main(argv):
         total = sum(1 for i in runs if i.kernel == kernel and i.file == file)
         print("%s: %s: %d of %d never executed"
               % (file, kernel, len(what), total))
+        if len(what) == total:
+            continue              # no test launches it
         if verbose:
             for i in sorted(what, key=lambda i: i.line):
                 print("  %-24s %s" % (i.source, i.text))

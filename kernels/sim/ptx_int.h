@@ -257,6 +257,8 @@ const u64 WINDOW_BYTES  = 1 << 20;
 /* Ends the process with 98: PTX that is not understood. */
 [[noreturn]] void unknown(const char *where, const Stmt *s, const char *why);
 
+/* What the checker is told next is about this lane. */
+void speak_for(Warp &w, int lane);
 /* Where the lanes of mask find bytes each at rows a; checks alignment and
  * bounds and tells the checker. */
 enum How : u8 { READ = 0, WRITE = 1, ATOMIC = 2 };

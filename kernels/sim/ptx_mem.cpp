@@ -86,8 +86,7 @@ static char *lane_at(Warp &w, const Ins &i, int lane, Space space, u64 a,
     }
 }
 
-static void tell(Warp &w, const Ins &i, int lane, const char *p, u32 bytes,
-    u8 how)
+void speak_for(Warp &w, int lane)
 {
     const LaunchCfg &c = *w.block->cfg;
     unsigned t = w.id * LANES + lane;
@@ -99,7 +98,6 @@ static void tell(Warp &w, const Ins &i, int lane, const char *p, u32 bytes,
         || w.block->waited_epoch < w.block->epoch;
     threadIdx = {t % c.block.x, t / c.block.x % c.block.y,
         t / (c.block.x * c.block.y)};
-    touch(p, bytes, how & WRITE, how & ATOMIC, (void *) &i);
 }
 
 void locate(Warp &w, const Ins &i, u32 mask, Space space, const u64 *a,
@@ -111,8 +109,10 @@ void locate(Warp &w, const Ins &i, u32 mask, Space space, const u64 *a,
         int l = __builtin_ctz(x);
         bool silent = false;
         p[l] = lane_at(w, i, l, space, a[l], bytes, how, silent);
-        if (checked && !silent)
-            tell(w, i, l, p[l], bytes, how);
+        if (checked && !silent) {
+            speak_for(w, l);
+            touch(p[l], bytes, how & WRITE, how & ATOMIC, (void *) &i);
+        }
     }
 }
 
@@ -262,8 +262,10 @@ void run_cp_async(Warp &w, const Ins &i, u32 mask)
         if (valid)
             locate(w, i, 1u << l, S_GLOBAL, src, valid, READ, from);
         memset(to[l], 0xff, i.size);
-        if (hook_issue)
+        if (hook_issue) {
+            speak_for(w, l);
             hook_issue(to[l], i.size);
+        }
         w.open[l].push_back({to[l], valid ? from[l] : nullptr, i.size,
             valid});
     }
@@ -297,6 +299,7 @@ void run_cp_wait(Warp &w, const Ins &i, u32 mask)
 
     for (; mask; mask &= mask - 1) {
         int l = __builtin_ctz(mask);
+        speak_for(w, l);
         while (w.committed[l].size() > keep) {
             land(w.committed[l].front());
             w.committed[l].pop_front();

@@ -148,13 +148,6 @@ void run_active(Warp &w, const Ins &i, u32 mask)
 
 /* ---- order between threads and grids ---- */
 
-static void speak_for(Warp &w, int lane)
-{
-    ptx_who.tid = w.id * LANES + lane;
-    ptx_who.bep = w.block->epoch;
-    ptx_who.wep = w.epoch;
-}
-
 void run_fence(Warp &w, const Ins &, u32 mask)
 {
     for (; mask; mask &= mask - 1) {
