@@ -225,10 +225,11 @@ template <uint32_t TYPE, int D>
 DEV_INLINE void
 dec_scores_16(float s[DEC_TILES][2], const dec_smem_t<D> *sm, const uint8_t *head, uint32_t n)
 {
-    constexpr int   SPANS = dec_smem_t<D>::SPANS, STEP = SPANS < 4 ? SPANS : 4;
+    constexpr int   SPANS = dec_smem_t<D>::SPANS, STEP = SPANS % 2 ? 3 : 2;
     const uint32_t  lane = threadIdx.x % DEV_WARP, r = lane / 4, c = lane % 4;
     float           acc[DEC_TILES][4] = { };
 
+    /* Keys of STEP spans are under way at a time. */
 #pragma unroll(1)
     for (int b0 = 0; b0 < SPANS; b0 += STEP) {
         uint4  k[STEP][DEC_TILES];
@@ -381,7 +382,7 @@ dec_values_16(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *hea
         dec_split<TYPE>(p[2 * u][0], p[2 * u][1], &a[u][0], &a[u][1]);
         dec_split<TYPE>(p[2 * u + 1][0], p[2 * u + 1][1], &a[u][2], &a[u][3]);
     }
-#pragma unroll
+#pragma unroll(1)
     for (uint32_t d0 = 0; d0 < D; d0 += 64) {
         uint4  v[2][4];
         float  acc[8][4] = { };
@@ -609,6 +610,17 @@ dec_combine(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u)
     }
 }
 
+/* Brings the warp's page of the chunk at pos into L2, if there is one. */
+DEV_INLINE void
+dec_prefetch(const attn_job_t &job, const dec_unit_t &u, const int32_t *table, uint32_t pos)
+{
+    uint32_t  at = pos + threadIdx.x / DEV_WARP * KERN_PAGE_TOKENS;
+
+    if (threadIdx.x % DEV_WARP == 0 && at < u.keys) {
+        dev_prefetch(kv_head(job.a, table, at, u.g), (uint32_t) job.a.head_bytes);
+    }
+}
+
 /* This block's parts of one pass: part blockIdx.x, and on by the width of the grid. */
 template <uint32_t TYPE, int D>
 DEV_INLINE void
@@ -619,12 +631,14 @@ dec_pass(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u, const in
     int             parity = 0;
 
     for (uint32_t part = blockIdx.x; part < u.parts; part += gridDim.x) {
-        uint32_t  end = min((part + 1) * u.per * CU_CHUNK, u.keys);
+        uint32_t  start = part * u.per * CU_CHUNK, end = min(start + u.per * CU_CHUNK, u.keys);
 
-        for (uint32_t pos = part * u.per * CU_CHUNK; pos < end; pos += CU_CHUNK) {
+        for (uint32_t pos = start; pos < end; pos += CU_CHUNK) {
             uint32_t  at = pos + warp * KERN_PAGE_TOKENS;
             float    *chunk = o + parity * DEC_WARPS * u.n_heads * D;
 
+            dec_prefetch(job, u, table, pos + CU_CHUNK < end ? pos + CU_CHUNK
+                                        : start + gridDim.x * u.per * CU_CHUNK);
             if (at < end) {
                 dec_page<TYPE, D>(chunk + warp * u.n_heads * D, sm->ml[parity][warp], sm,
                                   kv_head(job.a, table, at, u.g),
@@ -635,53 +649,94 @@ dec_pass(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u, const in
             dec_merge<D>(sm, chunk, job, u, part,
                          (min(end - pos, (uint32_t) CU_CHUNK) + KERN_PAGE_TOKENS - 1)
                          / KERN_PAGE_TOKENS,
-                         pos == part * u.per * CU_CHUNK, pos + CU_CHUNK >= end, parity);
+                         pos == start, pos + CU_CHUNK >= end, parity);
             parity ^= 1;
         }
     }
+}
+
+/* False: a block without parts. Only the plan is read, which no kernel writes. */
+DEV_INLINE bool
+dec_unit(dec_unit_t *u, const attn_job_t &job)
+{
+    uint32_t  chunks;
+
+    u->seq = blockIdx.z;
+    u->g = blockIdx.y;
+    if (job.p.seq_rows[u->seq] == 0) {
+        return false;
+    }
+    u->row = (uint32_t) job.p.seq_row0[u->seq];
+    u->keys = (uint32_t) job.p.seq_pos0[u->seq] + 1;
+    u->group = job.a.n_heads / job.a.n_kv_heads;
+    chunks = (u->keys + CU_CHUNK - 1) / CU_CHUNK;
+    u->per = (chunks + CU_MAX_SPLITS - 1) / CU_MAX_SPLITS;
+    u->parts = (chunks + u->per - 1) / u->per;
+    return blockIdx.x < u->parts;
+}
+
+/* Whether this block is the last of `active` that ends its parts; all threads get it. */
+template <int D>
+DEV_INLINE bool
+dec_is_last(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u, uint32_t active)
+{
+    if (active == 1) {
+        return true;
+    }
+    /* All parts of this block are out before it is counted (the caller's barrier, the fence); the
+     * last to count sees everybody's. */
+    if (threadIdx.x == 0) {
+        int  *count = job.count + u.seq * job.a.n_kv_heads + u.g;
+
+        __threadfence();
+        sm->last = atomicAdd(count, 1) == (int) active - 1;
+        if (sm->last) {
+            *count = 0;
+            __threadfence();
+        }
+    }
+    __syncthreads();                           /* the verdict is there */
+    return sm->last;
+}
+
+/* Blocks of an SM at once, which bounds registers. */
+KV_CONST int
+dec_blocks(uint32_t type, int dim)
+{
+    return !kv_scaled(type) || dim < 128 ? 4 : dim == 128 ? 3 : 2;
 }
 
 /* attn_decode_k: one row of attention for each of the first n_decode sequences
  * shapes   qkv f32 [T, (H + 2 G) D]; pages as in cuda.h; out f32 [T, H D] and acts
  * launch   (splits, G, n_decode) blocks of 128; a block takes parts of one kv head, a warp a page of a
  *          chunk; blocks beyond a sequence's parts end at once
- * math     see the head of this file and attn.h; against f64 from the same pages: 2e-5 of the largest
- *          value for f16, q8 and fp8, 2e-4 for bf16
+ * math     see the head of this file and attn.h; against f64 from the same pages: 3e-6 of the largest
+ *          value for f16, q8 and fp8, 3e-5 for bf16
  * traffic  cu_attend_cost(): the pages once, partials (D + 2) * 4 bytes a head and part, twice
  * bound    DRAM (pages)
  * source   Dao et al., "Flash-Decoding for long-context inference", 2023, for the split
  */
 template <uint32_t TYPE, int D>
-__global__ void __launch_bounds__(DEC_WARPS * DEV_WARP, D > 128 ? 2 : D > 64 ? 3 : 4)
+__global__ void __launch_bounds__(DEC_WARPS * DEV_WARP, dec_blocks(TYPE, D))
 attn_decode_k(attn_job_t job)
 {
     DYN_SMEM(raw);
     dec_smem_t<D>  *sm = (dec_smem_t<D> *) raw;
-    const uint32_t  warp = threadIdx.x / DEV_WARP;
-    const int32_t  *table;
-    const float    *x, *rope;
     dec_unit_t      u;
-    uint32_t        chunks, active;
+    const uint32_t  warp = threadIdx.x / DEV_WARP;
+    const bool      mine = dec_unit(&u, job);
+    const int32_t  *table = job.p.table + (size_t) u.seq * job.p.max_pages;
+    const float    *x, *rope;
 
+    if (mine) {
+        dec_prefetch(job, u, table, blockIdx.x * u.per * CU_CHUNK);
+    }
     dev_wait();
     dev_launch_dependents();
-    u.seq = blockIdx.z;
-    u.g = blockIdx.y;
-    if (job.p.seq_rows[u.seq] == 0) {
-        return;
-    }
-    u.row = (uint32_t) job.p.seq_row0[u.seq];
-    u.keys = (uint32_t) job.p.seq_pos0[u.seq] + 1;
-    u.group = job.a.n_heads / job.a.n_kv_heads;
-    chunks = (u.keys + CU_CHUNK - 1) / CU_CHUNK;
-    u.per = (chunks + CU_MAX_SPLITS - 1) / CU_MAX_SPLITS;
-    u.parts = (chunks + u.per - 1) / u.per;
-    active = min(gridDim.x, u.parts);
-    if (blockIdx.x >= active) {
+    if (!mine) {
         return;
     }
 
-    table = job.p.table + (size_t) u.seq * job.p.max_pages;
     rope = rope_row(job.a, u.keys - 1);
     x = job.qkv + (size_t) u.row * job.ld;
     if ((u.parts - 1) % gridDim.x == blockIdx.x && warp < 2) {     /* the newest key is in my part */
@@ -694,29 +749,11 @@ attn_decode_k(attn_job_t job)
         dec_query<TYPE, D>(sm, job, x + (u.g * u.group + u.h0) * D, rope, u.n_heads);
         __syncthreads();                       /* query and newest key are there */
         dec_pass<TYPE, D>(sm, job, u, table);
-        __syncthreads();                       /* nobody reads the query any more */
+        __syncthreads();                       /* parts are out; nobody reads the query any more */
     }
-    if (u.parts == 1) {
+
+    if (u.parts == 1 || !dec_is_last<D>(sm, job, u, min(gridDim.x, u.parts))) {
         return;
-    }
-
-    if (active > 1) {
-        /* All parts of this block are out before it is counted (the barrier above, the fence); the
-         * last to count sees everybody's. */
-        if (threadIdx.x == 0) {
-            int  *count = job.count + u.seq * job.a.n_kv_heads + u.g;
-
-            __threadfence();
-            sm->last = atomicAdd(count, 1) == (int) active - 1;
-            if (sm->last) {
-                *count = 0;
-                __threadfence();
-            }
-        }
-        __syncthreads();                       /* the verdict is there */
-        if (!sm->last) {
-            return;
-        }
     }
     for (u.h0 = 0; u.h0 < u.group; u.h0 += DEC_HEADS) {
         u.n_heads = min(u.group - u.h0, (uint32_t) DEC_HEADS);

@@ -97,24 +97,42 @@ pre_query(uint16_t *q, const attn_job_t &job, const pre_unit_t &u)
 }
 
 /* Starts the copy of keys and values from .. into kv, [2][KEYS][PITCH]; 16-bit types. Keys that no
- * row of the tile sees become zero. */
+ * row of the tile sees become zero. A thread has one unit of 16 bytes of every STEP-th row. */
 template <uint32_t TYPE, int D, int WM>
 DEV_INLINE void
 pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t from)
 {
     typedef pre_tile_t<D, WM>  T;
+    constexpr uint32_t         UNITS = D / 8, STEP = PRE_THREADS / UNITS, ROWS = 2 * T::KEYS;
+    const uint32_t             c = threadIdx.x % UNITS, r0 = threadIdx.x / UNITS;
     const uint8_t             *low = kv_head(job.a, u.table, from, u.g), *high = low;
 
     if (T::PAGES > 1 && from + KERN_PAGE_TOKENS < u.keys) {
         high = kv_head(job.a, u.table, from + KERN_PAGE_TOKENS, u.g);
     }
-#pragma unroll(4)
-    for (uint32_t i = threadIdx.x; i < 2 * T::KEYS * D / 8; i += PRE_THREADS) {
-        uint32_t  c = i % (D / 8), key = i / (D / 8) % T::KEYS, value = i / (D / 8 * T::KEYS);
+    if (PRE_THREADS % UNITS != 0 && r0 >= STEP) {
+        return;
+    }
+    low += kv_at(TYPE, D, false, r0) + c * 16;
+    high += kv_at(TYPE, D, false, r0) + c * 16;
+    kv += r0 * T::PITCH + c * 8;
+    if constexpr (KERN_PAGE_TOKENS % STEP == 0) {           /* all steps are constants */
+#pragma unroll
+        for (uint32_t r = 0; r < ROWS; r += STEP) {
+            const uint32_t  key = r % T::KEYS;
 
-        cp16(kv + (value * T::KEYS + key) * T::PITCH + c * 8,
-             (key < KERN_PAGE_TOKENS ? low : high)
-             + kv_at(TYPE, D, value != 0, key % KERN_PAGE_TOKENS) + c * 16, from + key < u.keys);
+            cp16(kv + r * T::PITCH, (key < KERN_PAGE_TOKENS ? low : high)
+                                    + kv_at(TYPE, D, r >= T::KEYS, key % KERN_PAGE_TOKENS),
+                 from + key + r0 < u.keys);
+        }
+    } else {
+        for (uint32_t r = 0; r + r0 < ROWS; r += STEP) {
+            const uint32_t  key = (r + r0) % T::KEYS;
+
+            cp16(kv + r * T::PITCH, (key < KERN_PAGE_TOKENS ? low : high)
+                                    + kv_at(TYPE, D, r + r0 >= T::KEYS, key % KERN_PAGE_TOKENS)
+                                    - kv_at(TYPE, D, false, r0), from + key < u.keys);
+        }
     }
 }
 
@@ -131,6 +149,7 @@ pre_fetch_8(uint8_t *raw, const attn_job_t &job, const pre_unit_t &u, uint32_t f
         bool            on = pos < u.keys;
         const uint8_t  *head = kv_head(job.a, u.table, on ? pos : from, u.g);
 
+#pragma unroll(1)
         for (uint32_t i = threadIdx.x; i < T::PAGE8 / 16; i += PRE_THREADS) {
             cp16(raw + p * T::PAGE8 + i * 16, head + i * 16, on);
         }
@@ -151,7 +170,7 @@ pre_expand(uint16_t *kv, const uint8_t *raw, uint32_t n)
 {
     typedef pre_tile_t<D, WM>  T;
 
-#pragma unroll(2)
+#pragma unroll(1)
     for (uint32_t i = threadIdx.x; i < 2 * T::KEYS * D / 8; i += PRE_THREADS) {
         uint32_t        c = i % (D / 8), key = i / (D / 8) % T::KEYS, value = i / (D / 8 * T::KEYS);
         uint32_t        slot = key % KERN_PAGE_TOKENS;
@@ -206,20 +225,59 @@ pre_scores(float s[WM][pre_tile_t<D, WM>::KEYS / 8][4], const uint16_t *q, const
     }
 }
 
-/* Keys after a row's own position out of its scores. see: the last that rows g and g + 8 of each
- * block see, less the lane's first column. */
-template <int KEYS, int WM>
-DEV_INLINE void
-pre_mask(float s[WM][KEYS / 8][4], const int32_t see[WM][2], int32_t from)
+/* False: the block has nothing to do. Later rows see more keys, so their tiles start first. */
+template <int D, int WM>
+DEV_INLINE bool
+pre_unit(pre_unit_t *u, const attn_job_t &job)
 {
+    const uint32_t  seq = job.p.n_decode + blockIdx.z, tile = gridDim.x - 1 - blockIdx.x;
+
+    u->g = blockIdx.y;
+    u->group = job.a.n_heads / job.a.n_kv_heads;
+    u->rows = (uint32_t) job.p.seq_rows[seq] * u->group;
+    u->first = tile * pre_tile_t<D, WM>::ROWS;
+    u->row0 = (uint32_t) job.p.seq_row0[seq];
+    u->pos0 = (uint32_t) job.p.seq_pos0[seq];
+    u->keys = u->pos0 + 1
+              + (min(u->rows, u->first + pre_tile_t<D, WM>::ROWS) - 1) / u->group;
+    u->table = job.p.table + (size_t) seq * job.p.max_pages;
+    return u->first < u->rows;
+}
+
+/* Position of the warp's row `i` (of 16 WM); of the sequence's last row where there is none. */
+template <int WM>
+DEV_INLINE uint32_t
+pre_position(const pre_unit_t &u, uint32_t i)
+{
+    uint32_t  at = u.first + threadIdx.x / DEV_WARP * 16 * WM + i;
+
+    return u.pos0 + min(at, u.rows - 1) / u.group;
+}
+
+/* Keys after a row's own position out of its scores. from: position of the tile's first key. What is
+ * known of the rows is looked up again, few tiles need it. */
+template <int D, int WM>
+DEV_INLINE void
+pre_mask(float s[WM][pre_tile_t<D, WM>::KEYS / 8][4], const attn_job_t &job, uint32_t from)
+{
+    const uint32_t  lane = threadIdx.x % DEV_WARP;
+    pre_unit_t      u;
+
+    pre_unit<D, WM>(&u, job);
 #pragma unroll
     for (int mi = 0; mi < WM; mi++) {
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
+        for (int half = 0; half < 2; half++) {
+            int  see = (int) (pre_position<WM>(u, mi * 16 + half * 8 + lane / 4) - from)
+                       - (int) (lane % 4 * 2);
+
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (from + n * 8 + i % 2 > see[mi][i / 2]) {
-                    s[mi][n][i] = -INFINITY;
+            for (int n = 0; n < pre_tile_t<D, WM>::KEYS / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    if (n * 8 + i > see) {
+                        s[mi][n][2 * half + i] = -INFINITY;
+                    }
                 }
             }
         }
@@ -331,33 +389,11 @@ pre_store(const attn_job_t &job, const pre_unit_t &u, const float o[WM][D / 8][4
     }
 }
 
-/* False: the block has nothing to do. Later rows see more keys, so their tiles start first. */
-template <int D, int WM>
-DEV_INLINE bool
-pre_unit(pre_unit_t *u, const attn_job_t &job)
-{
-    const uint32_t  seq = job.p.n_decode + blockIdx.z, tile = gridDim.x - 1 - blockIdx.x;
-
-    u->g = blockIdx.y;
-    u->group = job.a.n_heads / job.a.n_kv_heads;
-    u->rows = (uint32_t) job.p.seq_rows[seq] * u->group;
-    u->first = tile * pre_tile_t<D, WM>::ROWS;
-    if (u->first >= u->rows) {
-        return false;
-    }
-    u->row0 = (uint32_t) job.p.seq_row0[seq];
-    u->pos0 = (uint32_t) job.p.seq_pos0[seq];
-    u->keys = u->pos0 + 1
-              + (min(u->rows, u->first + pre_tile_t<D, WM>::ROWS) - 1) / u->group;
-    u->table = job.p.table + (size_t) seq * job.p.max_pages;
-    return true;
-}
-
 /* attn_prefill_k: causal attention of the rows of the plan's sequences from n_decode on
  * shapes   qkv f32 [T, (H + 2 G) D]; pages as in cuda.h, with the rows' own keys; out f32 [T, H D]
  * launch   (tiles, G, prefill sequences) blocks of 128; 64 WM (row, head) pairs a block, 16 WM a warp
  * math     f16 or bf16 products, f32 sums, weights rounded to the operands' type; against f64 from
- *          the same pages: 2e-3 of the largest value for f16 and 8-bit pages, 1.5e-2 for bf16
+ *          the same pages: 3e-3 of the largest value for f16 and 8-bit pages, 1.5e-2 for bf16
  * traffic  q and out once, pages once for each tile of rows      flops 4 * D * keys a (row, head)
  * bound    tensor cores (mma.sync)
  * source   Dao, "FlashAttention-2", 2023
@@ -370,12 +406,12 @@ attn_prefill_k(attn_job_t job)
     DYN_SMEM(raw_smem);
     constexpr bool   SCALED = kv_scaled(TYPE);
     constexpr int    KV = 2 * T::KEYS * T::PITCH;          /* halves of keys and values of a tile */
-    const uint32_t   lane = threadIdx.x % DEV_WARP, warp = threadIdx.x / DEV_WARP;
+    const uint32_t   warp = threadIdx.x / DEV_WARP;
     uint16_t        *q = (uint16_t *) raw_smem, *kv = q + T::ROWS * T::PITCH;
     uint8_t         *raw = (uint8_t *) (kv + KV);
     pre_unit_t       u;
     float            o[WM][D / 8][4], s[WM][T::KEYS / 8][4], m[WM][2], l[WM][2];
-    int32_t          see[WM][2];
+    uint32_t         free;                     /* keys that all rows of the warp see */
 
     dev_wait();
     dev_launch_dependents();
@@ -391,19 +427,14 @@ attn_prefill_k(attn_job_t job)
     pre_query<TYPE, D, WM>(q, job, u);
 #pragma unroll
     for (int mi = 0; mi < WM; mi++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint32_t  at = u.first + warp * 16 * WM + mi * 16 + half * 8 + lane / 4;
-
-            see[mi][half] = (int32_t) (u.pos0 + min(at, u.rows - 1) / u.group - lane % 4 * 2);
-            m[mi][half] = -INFINITY;
-            l[mi][half] = 0;
-        }
+        m[mi][0] = m[mi][1] = -INFINITY;
+        l[mi][0] = l[mi][1] = 0;
 #pragma unroll
         for (int i = 0; i < D / 8 * 4; i++) {
             (&o[mi][0][0])[i] = 0;
         }
     }
+    free = pre_position<WM>(u, 0) + 1;
     q += warp * 16 * WM * T::PITCH;
 
     for (uint32_t from = 0, stage = 0; from < u.keys; from += T::KEYS) {
@@ -430,13 +461,14 @@ attn_prefill_k(attn_job_t job)
         }
 
         pre_scores<TYPE, D, WM>(s, q, tile);
-        if (from + T::KEYS > u.pos0) {
-            pre_mask<T::KEYS, WM>(s, see, (int32_t) from);
+        if (from + T::KEYS > free) {
+            pre_mask<D, WM>(s, job, from);
         }
         pre_softmax<D, T::KEYS, WM>(s, o, m, l);
         pre_values<TYPE, D, WM>(o, s, tile + KV / 2);
         stage ^= SCALED ? 0 : 1;
     }
+    pre_unit<D, WM>(&u, job);                  /* again, not kept in registers meanwhile */
     pre_store<D, WM>(job, u, o, l);
 }
 
@@ -463,17 +495,23 @@ pre_launch(const cu_dev_t *dev, const attn_job_t *job)
                       dim3(PRE_THREADS), pre_smem_bytes<D, WM>(kv_scaled(TYPE)), *job);
 }
 
-/* Tiles of 128 rows where they fit and there are enough for every SM; the same bits either way. */
+/* Tiles of 128 rows where they fit (8-bit pages of D = 128 leave no registers for them) and there
+ * are enough for every SM; the same bits either way. */
 template <uint32_t TYPE, int D>
 static int
 pre_choose(const cu_dev_t *dev, const attn_job_t *job)
 {
-    uint32_t  blocks = pre_tiles(job, pre_tile_t<D, 2>::ROWS) * job->a.n_kv_heads
-                       * (job->p.n_seqs - job->p.n_decode);
+    if constexpr (!kv_scaled(TYPE) || D < 128) {
+        uint32_t  blocks = pre_tiles(job, pre_tile_t<D, 2>::ROWS) * job->a.n_kv_heads
+                           * (job->p.n_seqs - job->p.n_decode);
 
-    return blocks >= (uint32_t) dev->n_sms
-           && pre_smem_bytes<D, 2>(kv_scaled(TYPE)) <= pre_smem_max(dev->cc)
-           ? pre_launch<TYPE, D, 2>(dev, job) : pre_launch<TYPE, D, 1>(dev, job);
+        if (blocks >= (uint32_t) dev->n_sms
+            && pre_smem_bytes<D, 2>(kv_scaled(TYPE)) <= pre_smem_max(dev->cc))
+        {
+            return pre_launch<TYPE, D, 2>(dev, job);
+        }
+    }
+    return pre_launch<TYPE, D, 1>(dev, job);
 }
 
 template <uint32_t TYPE>
