@@ -35,7 +35,7 @@ extern "C" {
 #define CU_TILE      16       /* rows of a tile */
 #define CU_GROUP     4        /* links of a scale group */
 #define CU_STEP      512      /* bytes of a tile's data in one step */
-#define CU_SPLIT_MAX 8        /* rows up to which warps share the columns */
+#define CU_SPLIT_MAX 16      /* rows up to which warps share the columns */
 
 /* What a form of the q8 family is made of. */
 typedef struct {
@@ -143,7 +143,7 @@ typedef struct {
 int cu_q8_tiles_n4(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 int cu_q8_tiles_b8(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 int cu_q8_tiles_s2(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
-/* The same bits, for up to CU_SPLIT_MAX rows. */
+/* The same bits, for up to CU_SPLIT_MAX rows; half as many of the last. */
 int cu_q8_split_n4(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 int cu_q8_split_b8(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);
 int cu_q8_split_s2(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form);

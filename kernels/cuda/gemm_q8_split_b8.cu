@@ -11,15 +11,15 @@ cu_q8_split_b8(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form)
     switch (form) {
 
     case CU_B8H:
-        return q8_split_rows<CU_B8H>(dev, p);
+        return q8_split_any<CU_B8H>(dev, p);
 
     case CU_B8HM:
-        return q8_split_rows<CU_B8HM>(dev, p);
+        return q8_split_any<CU_B8HM>(dev, p);
 
     case CU_B8S:
-        return q8_split_rows<CU_B8S>(dev, p);
+        return q8_split_any<CU_B8S>(dev, p);
 
     default:
-        return q8_split_rows<CU_B8SM>(dev, p);
+        return q8_split_any<CU_B8SM>(dev, p);
     }
 }

@@ -11,12 +11,12 @@ cu_q8_split_n4(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form)
     switch (form) {
 
     case CU_N4Z:
-        return q8_split_rows<CU_N4Z>(dev, p);
+        return q8_split_any<CU_N4Z>(dev, p);
 
     case CU_N4M:
-        return q8_split_rows<CU_N4M>(dev, p);
+        return q8_split_any<CU_N4M>(dev, p);
 
     default:
-        return q8_split_rows<CU_N4S>(dev, p);
+        return q8_split_any<CU_N4S>(dev, p);
     }
 }

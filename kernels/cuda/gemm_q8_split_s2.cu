@@ -8,5 +8,5 @@
 int
 cu_q8_split_s2(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form)
 {
-    return form == CU_B8S2 ? q8_split_rows<CU_B8S2>(dev, p) : q8_split_rows<CU_B8SM2>(dev, p);
+    return form == CU_B8S2 ? q8_split_any<CU_B8S2>(dev, p) : q8_split_any<CU_B8SM2>(dev, p);
 }

@@ -42,73 +42,125 @@ struct Q8Span {
     uint32_t        row0, n_blocks;        /* of the activations */
 };
 
-/* Begins to load the weights of stage c. */
+/* One thread's share of every stage: where its pieces lie in memory, computed once. What is beyond
+ * the last tile or row is read as that one, since nothing comes of it; beyond the columns are
+ * zeros. */
 template <class C>
-DEV_INLINE void
-q8_load_weights(unsigned char *stage, const Q8Span &s, uint32_t c)
-{
+struct Q8Loader {
     using F = typename C::F;
-    constexpr int   per = F::steps * CU_STEP / 16, sper = F::scale_bytes / 16;
-    const uint32_t  left = (s.steps - c * F::steps) * (CU_STEP / 16);
-    const uint32_t  gleft = (s.groups - c * F::subs) * (F::group_bytes / 16);
+    static constexpr int  per = F::steps * (CU_STEP / 16);   /* pieces of a tile's stage */
+    static constexpr int  sper = F::scale_bytes / 16;
+    static constexpr int  qper = Q8_KB * CU_BLOCK / 16;      /* of a row's */
+    static constexpr int  nd = C::tiles * per / C::threads;
+    static constexpr int  ns = (C::tiles * sper + C::threads - 1) / C::threads;
+    static constexpr int  nq = C::BN * qper / C::threads;
+    static constexpr int  na = C::BN * Q8_KB / C::threads;
+    static constexpr int  nm = F::min ? C::BN * F::links / C::threads : 1;
 
-#pragma unroll 1
-    for (int i = threadIdx.x; i < C::tiles * per; i += C::threads) {
-        const uint32_t  tile = i / per, k = i % per;
-        const bool      in = tile < s.tiles && k < left;
-        const uint64_t  at = ((uint64_t) tile * s.steps + c * F::steps) * CU_STEP + k * 16;
+    static_assert(C::tiles * per % C::threads == 0 && C::BN * Q8_KB % C::threads == 0,
+                  "every thread has as many pieces");
 
-        cp16(stage + C::data + i * 16, in ? s.data + at : s.data, in);
-    }
-#pragma unroll 1
-    for (int i = threadIdx.x; i < C::tiles * sper; i += C::threads) {
-        const uint32_t  tile = i / sper, k = i % sper;
-        const bool      in = tile < s.tiles && k < gleft;
-        const uint64_t  at = ((uint64_t) tile * s.groups + c * F::subs) * F::group_bytes + k * 16;
+    uint32_t  data[nd], scale[ns];         /* in 16 bytes */
+    uint32_t  q[nq];                       /* in 16 bytes */
+    uint32_t  a[na], m[nm];                /* in floats */
 
-        cp16(stage + C::scale + i * 16, in ? s.scale + at : s.scale, in);
-        if (F::min) {
-            cp16(stage + C::min + i * 16, in ? s.min + at : s.min, in);
+    __device__ __forceinline__ void
+    start(const cu_q8_args_t &p, const Q8Span &s)
+    {
+#pragma unroll
+        for (int j = 0; j < nd; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+
+            data[j] = min(i / per, s.tiles - 1) * s.steps * (CU_STEP / 16) + i % per;
+        }
+#pragma unroll
+        for (int j = 0; j < ns; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+
+            scale[j] = min(i / sper, s.tiles - 1) * s.groups * (F::group_bytes / 16) + i % sper;
+        }
+#pragma unroll
+        for (int j = 0; j < nq; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+
+            q[j] = min(s.row0 + i / qper, p.n - 1) * (p.n_in / 16) + i % qper;
+        }
+#pragma unroll
+        for (int j = 0; j < na; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+
+            a[j] = min(s.row0 + i / Q8_KB, p.n - 1) * s.n_blocks + i % Q8_KB;
+        }
+#pragma unroll
+        for (int j = 0; j < nm && F::min; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+
+            m[j] = min(s.row0 + i / F::links, p.n - 1) * s.n_blocks * F::subs + i % F::links;
         }
     }
-}
 
-/* Begins to load the activations of stage c. */
-template <class C>
-DEV_INLINE void
-q8_load_acts(unsigned char *stage, const cu_q8_args_t &p, const Q8Span &s, uint32_t c)
-{
-    using F = typename C::F;
-    constexpr int   per = Q8_KB * CU_BLOCK / 16;
-    const uint32_t  nb = s.n_blocks, b0 = c * Q8_KB;
+    /* Begins to load the weights of stage c. */
+    __device__ __forceinline__ void
+    weights(unsigned char *stage, const Q8Span &s, uint32_t c) const
+    {
+        const uint32_t  left = (s.steps - c * F::steps) * (CU_STEP / 16);
+        const uint32_t  gleft = (s.groups - c * F::subs) * (F::group_bytes / 16);
 
-#pragma unroll 1
-    for (int i = threadIdx.x; i < C::BN * per; i += C::threads) {
-        const uint32_t  r = i / per, k = i % per;
-        const bool      in = s.row0 + r < p.n && b0 * 2 + k < nb * 2;
-        const uint64_t  at = (uint64_t) (s.row0 + r) * p.n_in + b0 * CU_BLOCK + k * 16;
+#pragma unroll
+        for (int j = 0; j < nd; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+            const bool      in = i % per < left;
 
-        cp16(stage + C::q + r * C::pitch + k * 16, in ? p.q + at : p.q, in);
-    }
-#pragma unroll 1
-    for (int i = threadIdx.x; i < C::BN * Q8_KB; i += C::threads) {
-        const uint32_t  r = i / Q8_KB, k = i % Q8_KB;
-        const bool      in = s.row0 + r < p.n && b0 + k < nb;
+            cp16(stage + C::data + i * 16,
+                 s.data + (uint64_t) (in ? data[j] + c * per : 0) * 16, in);
+        }
+#pragma unroll
+        for (int j = 0; j < ns; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+            const bool      in = i % sper < gleft;
+            const uint64_t  at = (uint64_t) (in ? scale[j] + c * sper : 0) * 16;
 
-        cp4(stage + C::d + (k * C::BN + r) * 4,
-            in ? p.d + (uint64_t) (s.row0 + r) * nb + b0 + k : p.d, in);
-    }
-    if constexpr (F::min) {
-#pragma unroll 1
-        for (int i = threadIdx.x; i < C::BN * F::links; i += C::threads) {
-            const uint32_t  r = i / F::links, k = i % F::links;
-            const bool      in = s.row0 + r < p.n && b0 * F::subs + k < nb * F::subs;
-
-            cp4(stage + C::dsum + (k * C::BN + r) * 4,
-                in ? p.dsum + ((uint64_t) (s.row0 + r) * nb + b0) * F::subs + k : p.dsum, in);
+            if (C::tiles * sper % C::threads == 0 || i < C::tiles * sper) {
+                cp16(stage + C::scale + i * 16, s.scale + at, in);
+                if (F::min) {
+                    cp16(stage + C::min + i * 16, s.min + at, in);
+                }
+            }
         }
     }
-}
+
+    /* Begins to load the activations of stage c. */
+    __device__ __forceinline__ void
+    acts(unsigned char *stage, const cu_q8_args_t &p, const Q8Span &s, uint32_t c) const
+    {
+        const uint32_t  left = s.n_blocks - c * Q8_KB;
+
+#pragma unroll
+        for (int j = 0; j < nq; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+            const bool      in = i % qper < 2 * left;
+
+            cp16(stage + C::q + i / qper * C::pitch + i % qper * 16,
+                 p.q + (uint64_t) (in ? q[j] + c * qper : 0) * 16, in);
+        }
+#pragma unroll
+        for (int j = 0; j < na; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+            const bool      in = i % Q8_KB < left;
+
+            cp4(stage + C::d + (i % Q8_KB * C::BN + i / Q8_KB) * 4,
+                p.d + (in ? a[j] + c * Q8_KB : 0), in);
+        }
+#pragma unroll
+        for (int j = 0; j < nm && F::min; j++) {
+            const uint32_t  i = threadIdx.x + j * C::threads;
+            const bool      in = i % F::links < left * F::subs;
+
+            cp4(stage + C::dsum + (i % F::links * C::BN + i / F::links) * 4,
+                p.dsum + (in ? m[j] + c * F::links : 0), in);
+        }
+    }
+};
 
 /* Chains of a warp's outputs: element i of c[mt][nt] as in an mma. */
 template <class C>
@@ -260,6 +312,7 @@ q8_tile_k(const cu_q8_args_t p)
     const int            tile = warp % C::WM * C::MT, row = warp / C::WM * C::NT * 8;
     Q8Acc<C>             x;
     Q8Span               s;
+    Q8Loader<C>          load;
 
     s.n_blocks = p.n_in / CU_BLOCK;
     s.steps = cu_steps(F::t, p.n_in);
@@ -274,13 +327,14 @@ q8_tile_k(const cu_q8_args_t p)
     const uint32_t  n_stages = (s.n_blocks + Q8_KB - 1) / Q8_KB;
 
     /* Weights do not depend on the kernel before this one. */
+    load.start(p, s);
     for (uint32_t c = 0; c < C::STAGES - 1 && c < n_stages; c++) {
-        q8_load_weights<C>(smem + c * C::stage, s, c);
+        load.weights(smem + c * C::stage, s, c);
     }
     dev_wait();
     for (uint32_t c = 0; c < C::STAGES - 1; c++) {
         if (c < n_stages) {
-            q8_load_acts<C>(smem + c * C::stage, p, s, c);
+            load.acts(smem + c * C::stage, p, s, c);
         }
         cp_commit();
     }
@@ -294,8 +348,8 @@ q8_tile_k(const cu_q8_args_t p)
         if (next < n_stages) {
             unsigned char  *to = smem + next % C::STAGES * C::stage;
 
-            q8_load_weights<C>(to, s, next);
-            q8_load_acts<C>(to, p, s, next);
+            load.weights(to, s, next);
+            load.acts(to, p, s, next);
         }
         cp_commit();
         q8_tile_stage<C>(x, smem + c % C::STAGES * C::stage, tile, row);
@@ -318,21 +372,30 @@ q8_tile_launch(const cu_dev_t *dev, cu_q8_args_t *p)
                       dim3(C::threads), C::smem, *p);
 }
 
-/* Few rows: blocks small in outputs, so that a matrix is spread over all SMs; many: large ones.
- * Chains with minima have half as many rows in a warp, for registers. */
+/* Few rows: blocks small in outputs, so that a matrix is spread over all SMs; many: large ones,
+ * where they fill the device. Chains with minima need registers that large ones have not. */
 template <int FORM>
 static int
-q8_tile_rows(const cu_dev_t *dev, cu_q8_args_t *p)
+q8_tile_any(const cu_dev_t *dev, cu_q8_args_t *p)
 {
-    constexpr int  NT = Q8Form<FORM>::min || Q8Form<FORM>::subs == 2 ? 4 : 8;
+    using F = Q8Form<FORM>;
+    uint64_t  blocks = 0;
 
-    if (p->n <= 16) {
-        return q8_tile_launch<Q8Tile<FORM, 2, 1, 1, 2, 10, 4>>(dev, p);
-    }
     if (p->n <= 64) {
         return q8_tile_launch<Q8Tile<FORM, 2, 2, 1, 2, 8, 4>>(dev, p);
     }
-    return q8_tile_launch<Q8Tile<FORM, 2, 2, 2, NT, 3, 2>>(dev, p);
+    if constexpr (!F::min) {
+        using Large = Q8Tile<FORM, 4, 2, 2, 4, 3, 2>;
+
+        for (uint32_t i = 0; i < p->n_parts; i++) {
+            blocks += (uint64_t) ((p->part[i].n_out + Large::BM - 1) / Large::BM)
+                      * ((p->n + Large::BN - 1) / Large::BN);
+        }
+        if (blocks >= (uint64_t) dev->n_sms) {
+            return q8_tile_launch<Large>(dev, p);
+        }
+    }
+    return q8_tile_launch<Q8Tile<FORM, 2, 2, 2, 4, 3, F::subs == 2 ? 2 : 3>>(dev, p);
 }
 
 #endif

@@ -34,7 +34,7 @@ linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w, float *const *y, uin
     p.ldy = ldy;
     p.add = add;
 
-    if (n <= CU_SPLIT_MAX) {
+    if (n <= (t.subs == 2 ? CU_SPLIT_MAX / 2 : CU_SPLIT_MAX)) {
         return t.nibbles ? cu_q8_split_n4(dev, &p, w[0]->form)
                : t.subs == 2 ? cu_q8_split_s2(dev, &p, w[0]->form)
                : cu_q8_split_b8(dev, &p, w[0]->form);
