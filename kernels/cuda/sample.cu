@@ -8,9 +8,9 @@
  *            penalties) it is copied to the work memory and edited there
  *   max<1>   largest logit of an edited copy
  *   weigh    integer weights: their sum, and how many tokens lie within some distances of the
- *            largest; chooses the distance that no filter can reach beyond. In two more blocks of
- *            a row: log-sum, top logprobs
- *   pick     the tokens within that distance in order of ids, filters, draw
+ *            largest; chooses the distance that no filter can reach beyond
+ *   pick     the tokens within that distance in order of ids, filters, draw (sample_pick.cuh)
+ *   2 to 4   logprobs (sample_log.cuh)
  *
  * Everything that decides is integer or compared exactly, so nothing depends on the number of
  * blocks. Work memory: one sample_work_t and a row of logits for each output, all zero before the
@@ -22,114 +22,8 @@
  * measured not measured
  */
 
-#include "sample.cuh"
-
-#define SAMPLE_PARTS    32             /* most blocks of a row */
-#define SAMPLE_CHUNKS   (SAMPLE_PARTS * SAMPLE_WARPS)
-#define SAMPLE_WINDOWS  6
-#define SAMPLE_LIST     16384          /* candidates that are listed; more are found in the row */
-#define SAMPLE_DIGIT    11             /* bits */
-#define SAMPLE_BINS     (1u << SAMPLE_DIGIT)
-#define SAMPLE_LANES    8              /* of the f64 sum */
-#define SAMPLE_RUN      8              /* elements of a lane that a thread adds at once */
-#define SAMPLE_TILE     (SAMPLE_LANES * DEV_WARP * SAMPLE_RUN)
-#define SAMPLE_PITCH    268            /* > 33 * 8, and 8 x 4 accesses without a bank conflict */
-
-/* How far a row is. */
-enum { ROW_DONE = 0, ROW_EDITED, ROW_RANDOM, ROW_RANGE, ROW_LISTED, ROW_DENSE };
-
-typedef struct {
-    uint32_t  counter[4];              /* blocks that are through, of a launch */
-    uint32_t  mode;
-    uint32_t  failed;
-    float     raw_max;
-    float     scale;                   /* 1 / temperature */
-    float     max;                     /* scaled */
-    float     least;                   /* of candidates, scaled */
-    uint32_t  lo, n;                   /* tokens, or entries of list, to look at */
-    u64       target;                  /* ROW_RANGE: of the draw, from lo on */
-    u64       need;                    /* weight that top_p keeps when there is no top_k */
-    u64       part[SAMPLE_PARTS];      /* largest rank */
-    u64       weight[SAMPLE_WINDOWS][SAMPLE_CHUNKS];
-    uint32_t  count[SAMPLE_WINDOWS][SAMPLE_CHUNKS];
-    uint32_t  place[SAMPLE_CHUNKS];    /* in list */
-    uint32_t  list[SAMPLE_LIST];       /* ids, ascending */
-} sample_work_t;
-
-/* Arguments of all launches. */
-typedef struct {
-    const float        *logits;
-    const int32_t      *out_row;
-    const cu_sample_t  *sample;
-    const kern_edit_t  *edit;
-    const uint32_t     *mask;
-    int32_t            *sampled;
-    cu_sampled_t       *out;
-    uint8_t            *work;
-    uint32_t            vocab;
-    uint32_t            chunk;         /* ids of one warp's part, a multiple of 32 */
-} sample_args_t;
-
-__device__ static const float  sample_depth[SAMPLE_WINDOWS] = { 1.5f, 4, 6.5f, 9, 12, 23 };
-
-
-static inline __host__ __device__ size_t
-sample_row_bytes(uint32_t vocab)
-{
-    return (sizeof(sample_work_t) + (size_t) vocab * sizeof(float) + 255) / 256 * 256;
-}
-
-DEV_INLINE sample_work_t *
-sample_work(const sample_args_t *a, uint32_t i)
-{
-    return (sample_work_t *) (a->work + i * sample_row_bytes(a->vocab));
-}
-
-/* The row as the request has edited it, in the work memory. */
-DEV_INLINE float *
-sample_copy(sample_work_t *w)
-{
-    return (float *) (w + 1);
-}
-
-DEV_INLINE bool
-sample_is_edited(const cu_sample_t *s)
-{
-    return s->n_bias != 0 || s->n_ban != 0 || s->n_seen != 0 || s->mask_off != UINT32_MAX;
-}
-
-DEV_INLINE const float *
-sample_source(const sample_args_t *a, uint32_t i)
-{
-    return sample_is_edited(&a->sample[i]) ? sample_copy(sample_work(a, i))
-                                           : a->logits + (size_t) i * a->vocab;
-}
-
-DEV_INLINE void
-sample_finish(const sample_args_t *a, uint32_t i, uint32_t id)
-{
-    a->out[i].id = (int32_t) id;
-    a->out[i].rc = INFER_OK;
-    a->out[i].logit = a->logits[(size_t) i * a->vocab + id];
-    a->sampled[i] = (int32_t) id;
-}
-
-/* The row fails; the next step may still look its token up. */
-DEV_INLINE void
-sample_fail(const sample_args_t *a, uint32_t i, int rc)
-{
-    sample_work_t  *w = sample_work(a, i);
-
-    w->mode = ROW_DONE;
-    w->failed = 1;
-    a->out[i].id = 0;
-    a->out[i].rc = rc;
-    a->out[i].logit = 0;
-    a->out[i].max = 0;
-    a->out[i].sum = 0;
-    a->sampled[i] = 0;
-}
-
+#include "sample_log.cuh"
+#include "sample_pick.cuh"
 
 /* ---- launches 1 and 2: the largest ---- */
 
@@ -256,13 +150,19 @@ sample_max_k(const sample_args_t a)
 
     dev_wait();
     dev_launch_dependents();
-    w = sample_work(&a, i);
-    if (a.out_row[i] < 0 || (EDITED && w->mode != ROW_EDITED)) {
+    if (a.out_row[i] < 0) {
         return;
     }
+    w = sample_work(&a, i);
     s = &a.sample[i];
     l = a.logits + (size_t) i * a.vocab;
     if (EDITED) {
+        if (w->failed == 0 && sample_wants_log(s)) {
+            sample_log_sums(&a, l, w);
+        }
+        if (w->mode != ROW_EDITED) {
+            return;
+        }
         l = sample_copy(w);
 
     } else if (sample_is_edited(s)) {
@@ -320,84 +220,6 @@ sample_max_k(const sample_args_t a)
 
 /* ---- launch 3: weights, log-sum, top logprobs ---- */
 
-/* The f64 sum of exp(l - max), element k in lane k % 8, each lane in the order of ids. */
-DEV_INLINE void
-sample_log_sum(const sample_args_t *a, const float *l, float max, cu_sampled_t *out)
-{
-    __shared__ float   e[SAMPLE_LANES * SAMPLE_PITCH];
-    __shared__ double  sum[SAMPLE_LANES];
-    uint32_t           warp = threadIdx.x / DEV_WARP, lane = threadIdx.x % DEV_WARP;
-    double             s = 0;
-
-    for (uint32_t base = 0; base < a->vocab; base += SAMPLE_TILE) {
-        for (uint32_t k = threadIdx.x; k < SAMPLE_TILE; k += SAMPLE_THREADS) {
-            uint32_t  j = k / SAMPLE_LANES;
-            float    *to = &e[k % SAMPLE_LANES * SAMPLE_PITCH
-                              + j % SAMPLE_RUN * (DEV_WARP + 1) + j / SAMPLE_RUN];
-
-            *to = base + k < a->vocab ? sample_exp(l[base + k] - max) : 0.0f;
-        }
-        __syncthreads();               /* e is written */
-        if (warp < SAMPLE_LANES) {
-            float  run[SAMPLE_RUN];
-
-            for (int r = 0; r < SAMPLE_RUN; r++) {
-                run[r] = e[warp * SAMPLE_PITCH + (uint32_t) r * (DEV_WARP + 1) + lane];
-            }
-            s = sample_warp_add<SAMPLE_RUN>(s, run);
-        }
-        __syncthreads();               /* e is no longer read */
-    }
-
-    if (warp < SAMPLE_LANES && lane == 0) {
-        sum[warp] = s;
-    }
-    __syncthreads();                   /* sum is written */
-    if (threadIdx.x == 0) {
-        for (int n = SAMPLE_LANES / 2; n != 0; n /= 2) {
-            for (int k = 0; k < n; k++) {
-                sum[k] += sum[k + n];
-            }
-        }
-        out->sum = sum[0];
-    }
-}
-
-/* The n largest logits, larger first, of equal ones the lower id first. Each thread keeps the
- * largest of every 512th token; the owner's are looked through again after each. */
-DEV_INLINE void
-sample_top(const sample_args_t *a, const float *l, uint32_t n, cu_sampled_t *out, u64 *red)
-{
-    u64  mine = 0;
-
-    for (uint32_t k = threadIdx.x; k < a->vocab; k += SAMPLE_THREADS) {
-        u64  rank = sample_rank(l[k], k);
-
-        mine = rank > mine ? rank : mine;
-    }
-    for (uint32_t r = 0; r < n; r++) {
-        u64       best = sample_block_max(mine, red), next = 0;
-        uint32_t  id = sample_rank_id(best), owner = id % SAMPLE_THREADS;
-
-        if (threadIdx.x == 0) {
-            out->top_id[r] = best != 0 ? (int32_t) id : -1;
-            out->top_logit[r] = best != 0 ? l[id] : -INFINITY;
-        }
-        if (best == 0) {
-            continue;
-        }
-        for (u64 k = owner + (u64) threadIdx.x * SAMPLE_THREADS; k < a->vocab;
-             k += SAMPLE_THREADS * SAMPLE_THREADS)
-        {
-            u64  rank = sample_rank(l[k], (uint32_t) k);
-
-            next = rank < best && rank > next ? rank : next;
-        }
-        next = sample_block_max(next, red);
-        mine = threadIdx.x == owner ? next : mine;
-    }
-}
-
 /* 1: no filter can reach beyond window j of n tokens and this weight. */
 DEV_INLINE int
 sample_is_enough(const cu_sample_t *s, int j, u64 n, u64 weight, u64 need)
@@ -414,17 +236,9 @@ sample_is_enough(const cu_sample_t *s, int j, u64 n, u64 weight, u64 need)
     return sample_exp(-sample_depth[j]) * 1.1f < s->min_p;
 }
 
-/* The integer that a limit in f64 stands for: sum < limit is the same as sum < it. */
-DEV_INLINE u64
-sample_limit(double limit)
-{
-    limit = limit > 0.5 ? limit : 0.5;
-    return (u64) __double2ull_rz(ceil(limit));
-}
-
-/* Sums and counts of one warp's chunk. */
+/* Sums and counts of one warp's chunk; plain: of the widest window only. */
 DEV_INLINE void
-sample_weigh_chunk(const sample_args_t *a, const float *l, sample_work_t *w)
+sample_weigh_chunk(const sample_args_t *a, const float *l, sample_work_t *w, bool plain)
 {
     uint32_t     c = blockIdx.x * SAMPLE_WARPS + threadIdx.x / DEV_WARP;
     u64          lo = (u64) c * a->chunk, hi = lo + a->chunk;
@@ -434,20 +248,19 @@ sample_weigh_chunk(const sample_args_t *a, const float *l, sample_work_t *w)
     const float  scale = w->scale, max = w->max;
 
     for (int j = 0; j < SAMPLE_WINDOWS; j++) {
-        least[j] = max - sample_depth[j];
+        least[j] = plain && j < SAMPLE_WINDOWS - 1 ? INFINITY : max - sample_depth[j];
     }
     hi = hi < a->vocab ? hi : a->vocab;
     #pragma unroll 4
     for (u64 k = lo + threadIdx.x % DEV_WARP; k < hi; k += DEV_WARP) {
         float  x = l[k] * scale;
+        u64    v = sample_weight(x - max);
 
-        if (x >= least[SAMPLE_WINDOWS - 1]) {
-            u64  v = sample_weight(x - max);
-
-            for (int j = 0; j < SAMPLE_WINDOWS; j++) {
-                count[j] += x >= least[j];
-                weight[j] += x >= least[j] ? v : 0;
-            }
+        /* from the widest inwards: most tokens are in few */
+        #pragma unroll
+        for (int j = SAMPLE_WINDOWS - 1; j >= 0 && x >= least[j]; j--) {
+            count[j]++;
+            weight[j] += v;
         }
     }
     for (int j = 0; j < SAMPLE_WINDOWS; j++) {
@@ -528,15 +341,16 @@ sample_choose_window(const sample_args_t *a, const cu_sample_t *s, sample_work_t
 }
 
 /* sample_weigh_k: launch 3.
- * launch   (parts + 2, O) blocks of SAMPLE_THREADS; the last two blocks of a row make logprobs
+ * launch   (parts + 1, O) blocks of SAMPLE_THREADS; the last of a row makes top logprobs
  * traffic  4 V bytes a random row, 4 V a row with logprobs (from L2)
- * bound    instructions: about 50 a token of a random row; the log-sum's chain of 63 tiles */
+ * bound    instructions: about 40 a token of a random row */
 __global__ void __launch_bounds__(SAMPLE_THREADS)
 sample_weigh_k(const sample_args_t a)
 {
     __shared__ u64       red[SAMPLE_WARPS];
     __shared__ uint32_t  flag;
-    const uint32_t       i = blockIdx.y, parts = gridDim.x - 2;
+    const uint32_t       i = blockIdx.y, parts = gridDim.x - 1;
+    const float         *l;
     const cu_sample_t   *s;
     sample_work_t       *w;
 
@@ -548,26 +362,26 @@ sample_weigh_k(const sample_args_t a)
     s = &a.sample[i];
     w = sample_work(&a, i);
 
-    if (blockIdx.x >= parts) {
-        const float  *l = a.logits + (size_t) i * a.vocab;
-
-        if (w->failed == 0 && blockIdx.x == parts && (s->want != 0 || s->top_logprobs != 0)) {
-            sample_log_sum(&a, l, w->raw_max, &a.out[i]);
-        }
-        if (w->failed == 0 && blockIdx.x == parts + 1 && s->top_logprobs != 0) {
+    if (w->failed == 0 && sample_wants_log(s)) {
+        l = a.logits + (size_t) i * a.vocab;
+        if (blockIdx.x < parts) {
+            sample_log_adds(&a, l, w);
+        } else {
             sample_top(&a, l, s->top_logprobs, &a.out[i], red);
         }
+    }
+    if (blockIdx.x == parts) {
         return;
     }
 
     if (*(volatile uint32_t *) &w->mode != ROW_RANDOM) {
         return;
     }
-    sample_weigh_chunk(&a, sample_source(&a, i), w);
+    sample_weigh_chunk(&a, sample_source(&a, i), w, sample_is_plain(s));
     if (!sample_is_last(&w->counter[2], parts, &flag)) {
         return;
     }
-    if (s->top_k <= 0 && s->top_p >= 1 && s->min_p <= 0) {
+    if (sample_is_plain(s)) {
         sample_choose_chunk(&a, s, w, parts * SAMPLE_WARPS, red);
     } else {
         sample_choose_window(&a, s, w, parts * SAMPLE_WARPS, red);
@@ -576,292 +390,6 @@ sample_weigh_k(const sample_args_t a)
 
 
 /* ---- launch 4: filters and draw ---- */
-
-/* Candidates of a row and what is kept of them, in the order of falling logits, ties by id. */
-typedef struct {
-    const float     *l;
-    const uint32_t  *list;             /* NULL: ids lo, lo + 1, ... */
-    uint32_t         lo, n;
-    float            scale, max, least;
-    uint32_t         key;              /* of max */
-    uint32_t         cut;              /* distance of keys from the largest: all nearer ones */
-    uint32_t         ties;             /* and so many at cut */
-    u64              least_weight;     /* min_p */
-} sample_view_t;
-
-/* Candidate k: its id, distance and weight; 0 when it is none. */
-DEV_INLINE int
-sample_get(const sample_view_t *v, uint32_t k, uint32_t *id, uint32_t *dist, u64 *weight)
-{
-    float  x;
-
-    *id = v->list != NULL ? v->list[k] : v->lo + k;
-    x = v->l[*id] * v->scale;
-    *dist = v->key - sample_key(x);
-    *weight = sample_weight(x - v->max);
-    return x >= v->least;
-}
-
-/* The weight of a candidate at distance dist. */
-DEV_INLINE u64
-sample_weight_at(const sample_view_t *v, uint32_t dist)
-{
-    return sample_weight(sample_unkey(v->key - dist) - v->max);
-}
-
-/* Sums of up to 2^51 from 32-bit atomics. */
-typedef struct {
-    uint32_t  lo[SAMPLE_BINS], hi[SAMPLE_BINS];
-    u64       red[SAMPLE_WARPS];
-    u64       above;
-    uint32_t  bin;
-} sample_hist_t;
-
-DEV_INLINE void
-sample_hist_add(sample_hist_t *h, uint32_t bin, u64 v)
-{
-    uint32_t  low = (uint32_t) v, was = atomicAdd(&h->lo[bin], low);
-    uint32_t  high = (uint32_t) (v >> 32) + (was + low < low);
-
-    if (high != 0) {
-        atomicAdd(&h->hi[bin], high);
-    }
-}
-
-/* The bin in which the sum over bins reaches limit - *above: *above becomes the sum before it.
- * SAMPLE_BINS when none does. */
-DEV_INLINE uint32_t
-sample_hist_find(sample_hist_t *h, u64 limit, u64 *above)
-{
-    const uint32_t  per = SAMPLE_BINS / SAMPLE_THREADS;
-    u64             v[per], before, sum = 0, total;
-
-    #pragma unroll
-    for (uint32_t k = 0; k < per; k++) {
-        uint32_t  bin = threadIdx.x * per + k;
-
-        v[k] = (u64) h->hi[bin] << 32 | h->lo[bin];
-        sum += v[k];
-    }
-    before = *above + sample_block_scan(sum, h->red, &total);
-    if (threadIdx.x == 0) {
-        h->bin = SAMPLE_BINS;
-    }
-    __syncthreads();                   /* "none" before what is found */
-    #pragma unroll
-    for (uint32_t k = 0; k < per; k++) {
-        if (before < limit && before + v[k] >= limit) {
-            h->bin = threadIdx.x * per + k;
-            h->above = before;
-        }
-        before += v[k];
-    }
-    __syncthreads();                   /* bin and above are written */
-    if (h->bin < SAMPLE_BINS) {
-        *above = h->above;
-    }
-    return h->bin;
-}
-
-/* The least n with n w >= rest > 0, without a division. */
-DEV_INLINE uint32_t
-sample_times(u64 rest, u64 w)
-{
-    uint32_t  n = 0;
-
-    for (uint32_t bit = 1u << 30; bit != 0; bit /= 2) {
-        n += (n + bit) * w < rest ? bit : 0;
-    }
-    return n + 1;
-}
-
-/*
- * Keeps, of what is kept, each candidate before which less than limit has been kept, counted in
- * weight or in candidates. The threshold comes digit by digit from histograms of distances.
- */
-DEV_INLINE void
-sample_cut(sample_view_t *v, sample_hist_t *h, int by_weight, u64 limit)
-{
-    uint32_t  farthest = v->key - sample_key(v->least), prefix = 0, ties;
-    int       bits;
-    u64       above = 0;
-
-    farthest = farthest < v->cut ? farthest : v->cut;
-    bits = 32 - __clz((int) farthest);
-    do {
-        int       shift = bits > SAMPLE_DIGIT ? bits - SAMPLE_DIGIT : 0;
-        uint32_t  bin;
-
-        __syncthreads();               /* the histogram is no longer read */
-        for (uint32_t k = threadIdx.x; k < SAMPLE_BINS; k += SAMPLE_THREADS) {
-            h->lo[k] = h->hi[k] = 0;
-        }
-        __syncthreads();               /* it is zero */
-        for (uint32_t k = threadIdx.x; k < v->n; k += SAMPLE_THREADS) {
-            uint32_t  id, dist;
-            u64       weight;
-
-            if (sample_get(v, k, &id, &dist, &weight) && dist <= v->cut
-                && (u64) dist >> bits == (u64) prefix >> bits)
-            {
-                sample_hist_add(h, dist >> shift & (SAMPLE_BINS - 1), by_weight ? weight : 1);
-            }
-        }
-        __syncthreads();               /* it is filled */
-        bin = sample_hist_find(h, limit, &above);
-        if (bin == SAMPLE_BINS) {
-            return;                    /* all of them are less than limit */
-        }
-        prefix |= bin << shift;
-        bits = shift;
-    } while (bits > 0);
-
-    if (by_weight) {
-        ties = sample_times(limit - above, sample_weight_at(v, prefix));
-    } else {
-        ties = (uint32_t) (limit - above);
-    }
-    v->ties = prefix == v->cut && v->ties < ties ? v->ties : ties;
-    v->cut = prefix;
-}
-
-/* The weight of what is kept. */
-DEV_INLINE u64
-sample_kept(const sample_view_t *v, u64 *red)
-{
-    u64  sum = 0, total;
-
-    for (uint32_t k = threadIdx.x; k < v->n; k += SAMPLE_THREADS) {
-        uint32_t  id, dist;
-        u64       weight;
-
-        if (sample_get(v, k, &id, &dist, &weight) && dist < v->cut) {
-            sum += weight;
-        }
-    }
-    (void) sample_block_scan(sum, red, &total);
-    return v->cut == SAMPLE_ALL ? total : total + sample_weight_at(v, v->cut) * v->ties;
-}
-
-/* top_k, top_p, min_p. */
-DEV_INLINE void
-sample_filter(const cu_sample_t *s, sample_view_t *v, uint32_t n_candidates, u64 need,
-    sample_hist_t *h)
-{
-    double  least = (double) s->min_p * 0x1p32;
-
-    if (s->top_k > 0) {
-        if ((uint32_t) s->top_k < n_candidates) {
-            sample_cut(v, h, 0, (u64) s->top_k);
-        }
-        if (s->top_p < 1) {
-            need = sample_limit((double) s->top_p * (double) sample_kept(v, h->red));
-        }
-    }
-    if (s->top_p < 1) {
-        sample_cut(v, h, 1, need);
-    }
-    if (s->min_p > 0) {
-        v->least_weight = (u64) __double2ull_rz(ceil(least < 0x1p32 ? least : 0x1p32));
-    }
-}
-
-/* What candidates k .. end - 1 of this warp have of kept weight, and how many lie at the cut. */
-DEV_INLINE void
-sample_sum_range(const sample_view_t *v, uint32_t k, uint32_t end, u64 *sum, uint32_t *ties)
-{
-    uint32_t  n = 0;
-    u64       w = 0;
-
-    for (k += threadIdx.x % DEV_WARP; k < end; k += DEV_WARP) {
-        uint32_t  id, dist;
-        u64       weight;
-
-        if (sample_get(v, k, &id, &dist, &weight)) {
-            w += dist < v->cut && weight >= v->least_weight ? weight : 0;
-            n += dist == v->cut;
-        }
-    }
-    *sum = sample_warp_sum(w);
-    *ties = __reduce_add_sync(~0u, n);
-}
-
-/* The lane's part of ties, of which before lie in front of it. */
-DEV_INLINE u64
-sample_tie_weight(const sample_view_t *v, u64 tie, uint32_t before, uint32_t ties)
-{
-    uint32_t  room = v->ties > before ? v->ties - before : 0;
-
-    return tie * (ties < room ? ties : room);
-}
-
-/* The candidate, in order of ids, in which the running sum exceeds the target: *id of it is
- * written by one thread. random: what the target is made of, when it is not given. */
-DEV_INLINE void
-sample_draw(const sample_view_t *v, int given, u64 target, u64 random, uint32_t *result)
-{
-    __shared__ u64       sums[SAMPLE_WARPS];
-    __shared__ uint32_t  ties[SAMPLE_WARPS];
-    uint32_t             lo = 0, n = v->n, warp = threadIdx.x / DEV_WARP;
-    uint32_t             lane = threadIdx.x % DEV_WARP, before = 0, id, dist, tie_here;
-    u64                  weight, upto, tie = 0;
-    int                  is;
-
-    if (v->cut != SAMPLE_ALL) {
-        tie = sample_weight_at(v, v->cut);
-        tie = tie >= v->least_weight ? tie : 0;
-    }
-
-    /* narrow it down to the part of one warp, until that is one candidate a lane */
-    while (n > DEV_WARP || !given) {
-        uint32_t  per = ((n + SAMPLE_WARPS - 1) / SAMPLE_WARPS + DEV_WARP - 1) / DEV_WARP
-                        * DEV_WARP;
-        uint32_t  from = warp * per < n ? warp * per : n, k = 0, seen = before, part_ties;
-        uint32_t  to = n - from < per ? n : from + per;
-        u64       sum = 0, part;
-
-        sample_sum_range(v, lo + from, lo + to, &part, &part_ties);
-        __syncthreads();               /* sums and ties are no longer read */
-        if (lane == 0) {
-            sums[warp] = part;
-            ties[warp] = part_ties;
-        }
-        __syncthreads();               /* they are written */
-        if (!given) {
-            for (uint32_t p = 0; p < SAMPLE_WARPS; p++) {
-                sum += sums[p] + sample_tie_weight(v, tie, seen, ties[p]);
-                seen += ties[p];
-            }
-            target = __umul64hi(random, sum);
-            given = 1;
-        }
-        for ( ; k + 1 < SAMPLE_WARPS; k++) {
-            sum = sums[k] + sample_tie_weight(v, tie, before, ties[k]);
-            if (sum > target) {
-                break;
-            }
-            target -= sum;
-            before += ties[k];
-        }
-        lo += k * per;
-        n = n - k * per < per ? n - k * per : per;
-    }
-
-    if (warp != 0) {
-        return;
-    }
-    is = sample_get(v, lo + (lane < n ? lane : 0), &id, &dist, &weight) && lane < n;
-    tie_here = __ballot_sync(~0u, is && dist == v->cut);
-    if (is && dist == v->cut) {
-        weight = sample_tie_weight(v, tie, before + __popc(tie_here & ((1u << lane) - 1)), 1);
-    } else if (!is || dist > v->cut || weight < v->least_weight) {
-        weight = 0;
-    }
-    upto = sample_warp_scan(weight);
-    if (target < upto && target >= upto - weight) {
-        *result = id;
-    }
-}
 
 /* The tokens within the window, in order of ids, from this warp's chunk. */
 DEV_INLINE void
@@ -887,15 +415,15 @@ sample_list_chunk(const sample_args_t *a, const float *l, sample_work_t *w)
 }
 
 /* sample_pick_k: launch 4.
- * launch   (parts, O) blocks of SAMPLE_THREADS; the last block of a row, or the only one where
- *          nothing is listed, filters and draws
+ * launch   (parts + 1, O) blocks of SAMPLE_THREADS; of the first ones of a row the last, or the
+ *          only one where nothing is listed, filters and draws; one more ends the log-sum
  * traffic  4 V bytes a filtered row (from L2), then 8 bytes a candidate and pass */
 __global__ void __launch_bounds__(SAMPLE_THREADS)
 sample_pick_k(const sample_args_t a)
 {
     __shared__ sample_hist_t  hist;
-    __shared__ uint32_t       flag;
-    const uint32_t            i = blockIdx.y;
+    __shared__ uint32_t       dist[SAMPLE_NEAR], flag;
+    const uint32_t            i = blockIdx.y, parts = gridDim.x - 1;
     uint32_t                  mode;
     const float              *l;
     const cu_sample_t        *s;
@@ -909,12 +437,19 @@ sample_pick_k(const sample_args_t a)
         return;
     }
     s = &a.sample[i];
+    if (blockIdx.x == parts) {
+        if (w->failed == 0 && sample_wants_log(s)) {
+            sample_log_finish(&a, a.logits + (size_t) i * a.vocab, w, parts * SAMPLE_WARPS,
+                              &a.out[i]);
+        }
+        return;
+    }
     mode = *(volatile uint32_t *) &w->mode;
     l = sample_source(&a, i);
 
     if (mode == ROW_LISTED) {
         sample_list_chunk(&a, l, w);
-        if (!sample_is_last(&w->counter[3], gridDim.x, &flag)) {
+        if (!sample_is_last(&w->counter[3], parts, &flag)) {
             return;
         }
 
@@ -930,9 +465,13 @@ sample_pick_k(const sample_args_t a)
     v.max = w->max;
     v.least = w->least;
     v.key = sample_key(v.max);
-    v.cut = SAMPLE_ALL;
+    v.cut = SAMPLE_NO_CUT;
     v.ties = SAMPLE_ALL;
     v.least_weight = 0;
+    v.dist = NULL;
+    if (v.n <= SAMPLE_NEAR) {
+        sample_keep_near(&v, dist);
+    }
     if (mode != ROW_RANGE) {
         sample_filter(s, &v, v.n, w->need, &hist);
     }
@@ -992,10 +531,10 @@ cu_sample(const cu_dev_t *dev, const float *logits, uint32_t vocab, uint32_t n_o
         rc = dev_launch(dev, sample_max_k<1>, dim3(parts, n_outs), dim3(SAMPLE_THREADS), 0, a);
     }
     if (rc == INFER_OK) {
-        rc = dev_launch(dev, sample_weigh_k, dim3(parts + 2, n_outs), dim3(SAMPLE_THREADS), 0, a);
+        rc = dev_launch(dev, sample_weigh_k, dim3(parts + 1, n_outs), dim3(SAMPLE_THREADS), 0, a);
     }
     if (rc == INFER_OK) {
-        rc = dev_launch(dev, sample_pick_k, dim3(parts, n_outs), dim3(SAMPLE_THREADS), 0, a);
+        rc = dev_launch(dev, sample_pick_k, dim3(parts + 1, n_outs), dim3(SAMPLE_THREADS), 0, a);
     }
     return rc;
 }

@@ -86,6 +86,14 @@ sample_clamp(float l)
     return l != l ? -INFINITY : l > 0x1.fffffep+127f ? 0x1.fffffep+127f : l;
 }
 
+/* The integer that a limit in f64 stands for: sum < limit is the same as sum < it. */
+DEV_INLINE u64
+sample_limit(double limit)
+{
+    limit = limit > 0.5 ? limit : 0.5;
+    return (u64) __double2ull_rz(ceil(limit));
+}
+
 /* The 64 random bits of an output token: words 0 and 1 of Philox4x32-10, purpose 0. */
 DEV_INLINE u64
 sample_random(uint64_t seed, uint32_t n_out, uint32_t choice)
@@ -251,40 +259,51 @@ sample_add_of(float e, int sum_exp)
     return r;
 }
 
+/*
+ * s after the additions of the lanes before *first, the first one that is not known or leaves the
+ * units; DEV_WARP when there is none.
+ */
+DEV_INLINE double
+sample_warp_units(double s, sample_add_t a, bool known, uint32_t *first)
+{
+    uint32_t  lane = threadIdx.x % DEV_WARP, left;
+    u64       bits = (u64) __double_as_longlong(s), units, before, after, high = bits >> 52;
+
+    units = high == 0 ? 0 : (bits & (SAMPLE_UNITS - 1)) | SAMPLE_UNITS;
+    for (uint32_t o = 1; o < DEV_WARP; o *= 2) {
+        sample_add_t  b;
+
+        b.even = __shfl_up_sync(~0u, a.even, o);
+        b.odd = __shfl_up_sync(~0u, a.odd, o);
+        if (lane >= o) {
+            a = sample_add_then(b, a);
+        }
+    }
+    after = units + ((units & 1) != 0 ? a.odd : a.even);
+    left = __ballot_sync(~0u, !known || after >= 2 * SAMPLE_UNITS);
+    *first = left != 0 ? (uint32_t) __ffs((int) left) - 1 : DEV_WARP;
+    before = __shfl_sync(~0u, after, *first == 0 ? 0 : (int) *first - 1);
+    if (*first != 0 && before != 0) {
+        s = __longlong_as_double((long long) (high << 52 | (before & (SAMPLE_UNITS - 1))));
+    }
+    return s;
+}
+
 /* s after adding e[0 .. N) of lane 0, then those of lane 1, ... */
 template <int N>
 DEV_INLINE double
 sample_warp_add(double s, const float e[N])
 {
-    uint32_t  lane = threadIdx.x % DEV_WARP, from = 0;
+    uint32_t  lane = threadIdx.x % DEV_WARP, from = 0, first;
 
     while (from < DEV_WARP) {
-        u64           bits = (u64) __double_as_longlong(s), units, before, after;
-        int           sum_exp = (int) (bits >> 52);
-        uint32_t      left, first;
-        sample_add_t  a = { 0, 0 }, b;
+        int           sum_exp = (int) ((u64) __double_as_longlong(s) >> 52);
+        sample_add_t  a = { 0, 0 };
 
-        units = sum_exp == 0 ? 0 : (bits & (SAMPLE_UNITS - 1)) | SAMPLE_UNITS;
         for (int i = 0; lane >= from && i < N; i++) {
             a = sample_add_then(a, sample_add_of(e[i], sum_exp));
         }
-        for (uint32_t o = 1; o < DEV_WARP; o *= 2) {
-            b.even = __shfl_up_sync(~0u, a.even, o);
-            b.odd = __shfl_up_sync(~0u, a.odd, o);
-            if (lane >= o) {
-                a = sample_add_then(b, a);
-            }
-        }
-        after = units + ((units & 1) != 0 ? a.odd : a.even);
-        left = __ballot_sync(~0u, after >= 2 * SAMPLE_UNITS);
-        first = left != 0 ? (uint32_t) __ffs((int) left) - 1 : DEV_WARP;
-
-        /* the sum before the lane that leaves the units; lane 31's is that of all */
-        before = __shfl_sync(~0u, after, first == 0 ? 0 : (int) first - 1);
-        if (first != 0) {
-            bits = before == 0 ? 0 : (u64) sum_exp << 52 | (before & (SAMPLE_UNITS - 1));
-            s = __longlong_as_double((long long) bits);
-        }
+        s = sample_warp_units(s, a, true, &first);
         if (first < DEV_WARP) {
             for (int i = 0; i < N; i++) {
                 s += lane == first ? (double) e[i] : 0.0;
