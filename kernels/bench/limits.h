@@ -156,7 +156,8 @@ limit_f32_neon(void *arg, uint32_t i)
 
 #endif
 
-/* Peak GOP/s of part, which does ops operations in a turn of a chain; 0: none. */
+/* Peak GOP/s of part, which does ops operations in a turn of a chain; 0: no
+ * part. */
 static inline double
 limit_ops(kern_ctx_t *c, uint32_t n, double ms, double ops,
     void (*part)(void *arg, uint32_t i))

@@ -25,13 +25,15 @@ def started(cmd, ready, env=None):
                           stderr=subprocess.DEVNULL, start_new_session=True,
                           env=dict(os.environ, **(env or {}))) as p:
         try:
-            end, up = time.monotonic() + 120, False
+            end, up = time.monotonic() + 180, False
             while not up and time.monotonic() < end and p.poll() is None:
                 with contextlib.suppress(OSError):
                     with urllib.request.urlopen(ready, timeout=2) as r:
                         up = r.status == 200
                 if not up:
                     time.sleep(0.1)
+            if not up:
+                print(f"  {os.path.basename(cmd[0])}: not ready", flush=True)
             yield p if up else None
         finally:
             p.send_signal(signal.SIGTERM)
