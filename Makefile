@@ -300,7 +300,7 @@ soak: all tiny poison                  ## kill, reload and cancel scenarios, SOA
 	    BUILD=$(BUILD) prove -It/lib $(SOAK_TESTS) || exit 1; done
 	INFER_REQUESTS=5000 BUILD=$(BUILD) prove -It/lib t/130-memory.t
 
-bench: engine $(BENCHES) module        ## kernels, then against peers (LLAMA= DASLLAMA=)
+bench: engine $(BENCHES) module        ## against limits and peers (LLAMA= DASLLAMA= OPENVINO= ROWS= SVG=)
 	@BUILD=$(BUILD) python3 kernels/bench/bench.py
 
 bench-cache: $(BUILD)/cache_bench      ## hit ratios of the response cache beside other policies (TRACE=files)
