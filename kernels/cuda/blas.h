@@ -6,7 +6,7 @@
  * Which copy of the weights it reads. bf16, f16, fp8 and W8A8: the same
  * bytes as decode, since those layouts are row-major (gemm_f.h); no memory,
  * no time. W4A16: bf16 in dev->work, made again for every matrix of every
- * step of more than CU_F_W4_PLAIN rows: 2 n_out n_in bytes of scratch, the
+ * step of more than CU_F_DECODE rows: 2 n_out n_in bytes of scratch, the
  * largest matrix once (8B: 117 MB for the feed-forward; a head beyond
  * CU_F_PLAIN_MAX bytes gets none and stays with the decode kernel), and 4.6 bytes of traffic a weight, about 10 ms a step of 8B at
  * 3 TB/s, which 2048 tokens (29 TFLOP of GEMM) share. A second, plain layout

@@ -146,7 +146,7 @@ gemm_f_prefill(const cu_dev_t *dev, const cu_weight_t *w, cu_f_args_t *p)
     if (family == CU_W4A16) {
         size_t  plain = gemm_f_plain(w);
 
-        if (p->n <= CU_F_W4_PLAIN || left < plain) {
+        if ((dev->blas == NULL && p->n <= CU_F_W4_PLAIN) || left < plain) {
             return cu_w4_decode(dev, p, w->form);
         }
 
@@ -286,7 +286,7 @@ cu_linear_f_work(const cu_weight_t *w, uint32_t n)
     if (w->family == CU_W4A16) {
         plain = gemm_f_plain(w);
 
-        if (n <= CU_F_W4_PLAIN || plain > CU_F_PLAIN_MAX) {
+        if (plain > CU_F_PLAIN_MAX) {
             return 0;
         }
     }

@@ -471,8 +471,8 @@ plain_decode(const cu_dev_t *dev, cu_f_args_t *p)
 /*
  * plain_tile_k: the same product for many rows
  * shapes   as plain_decode_k; tiles of TM activation rows x TN weight rows
- * launch   (n / TM) x (n_out / TN) blocks of TM * TN / WN threads; smem 3
- *          stages of (TM + TN) * 128 bytes; cp.async two stages ahead
+ * launch   (n / TM) x (n_out / TN) blocks of a warp for WM x WN of a tile;
+ *          smem S stages of (TM + TN) * 128 bytes, S - 1 ahead by cp.async
  * math     f32 (s32) in the tensor core, columns ascending; fp8 adds up in
  *          f32 after every 128 columns
  * traffic  cu_linear_f_cost()
@@ -480,8 +480,6 @@ plain_decode(const cu_dev_t *dev, cu_f_args_t *p)
  * measured not measured
  * source   own
  */
-#define F_STAGES  3
-
 /* Where 16-byte piece c of row r of a stage lies: pieces are permuted within
  * a row of 128 bytes so that 8 rows of one piece touch all banks. */
 DEV_INLINE int
@@ -529,17 +527,19 @@ f_fragment_b(uint32_t f[4], const uint8_t *s, int r, int kk)
 }
 
 /* acc += the 128 bytes of columns of one stage. */
-template <class F, int WN>
+template <class F, int MI, int WN>
 DEV_INLINE void
-f_stage(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
+f_stage(typename F::acc_t (&acc)[MI][WN / 8][4], const uint8_t *sa,
     const uint8_t *sb, int wm, int wn)
 {
 #pragma unroll
     for (int kk = 0; kk < 4; kk++) {
-        uint32_t  fa[2][4];
+        uint32_t  fa[MI][4];
 
-        f_fragment_a(fa[0], sa, wm, kk);
-        f_fragment_a(fa[1], sa, wm + 16, kk);
+#pragma unroll
+        for (int i = 0; i < MI; i++) {
+            f_fragment_a(fa[i], sa, wm + 16 * i, kk);
+        }
 
 #pragma unroll
         for (int j = 0; j < WN / 8; j += 2) {
@@ -548,7 +548,7 @@ f_stage(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
             f_fragment_b(fb, sb, wn + 8 * j, kk);
 
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
+            for (int i = 0; i < MI; i++) {
                 F::mma(acc[i][j], fa[i], fb);
                 F::mma(acc[i][j + 1], fa[i], fb + 2);
             }
@@ -558,22 +558,24 @@ f_stage(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
 
 /* The same with the stage's sums made apart, 16 weight rows at a time so
  * that they fit in registers. */
-template <class F, int WN>
+template <class F, int MI, int WN>
 DEV_INLINE void
-f_stage_promote(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
+f_stage_promote(typename F::acc_t (&acc)[MI][WN / 8][4], const uint8_t *sa,
     const uint8_t *sb, int wm, int wn)
 {
-    uint32_t  fa[4][2][4];
+    uint32_t  fa[4][MI][4];
 
 #pragma unroll
     for (int kk = 0; kk < 4; kk++) {
-        f_fragment_a(fa[kk][0], sa, wm, kk);
-        f_fragment_a(fa[kk][1], sa, wm + 16, kk);
+#pragma unroll
+        for (int i = 0; i < MI; i++) {
+            f_fragment_a(fa[kk][i], sa, wm + 16 * i, kk);
+        }
     }
 
 #pragma unroll
     for (int j = 0; j < WN / 8; j += 2) {
-        typename F::acc_t  part[2][2][4] = {};
+        typename F::acc_t  part[MI][2][4] = {};
 
 #pragma unroll
         for (int kk = 0; kk < 4; kk++) {
@@ -582,14 +584,14 @@ f_stage_promote(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
             f_fragment_b(fb, sb, wn + 8 * j, kk);
 
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
+            for (int i = 0; i < MI; i++) {
                 F::mma(part[i][0], fa[kk][i], fb);
                 F::mma(part[i][1], fa[kk][i], fb + 2);
             }
         }
 
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < MI; i++) {
 #pragma unroll
             for (int r = 0; r < 4; r++) {
                 acc[i][j][r] += part[i][0][r];
@@ -599,15 +601,15 @@ f_stage_promote(typename F::acc_t (&acc)[2][WN / 8][4], const uint8_t *sa,
     }
 }
 
-template <class F, int TM, int TN, int WN>
+template <class F, int MI, int WN>
 DEV_INLINE void
 f_store_tile(const cu_f_args_t &p, uint32_t m0, uint32_t n0,
-    const typename F::acc_t (&acc)[2][WN / 8][4])
+    const typename F::acc_t (&acc)[MI][WN / 8][4])
 {
     const int  lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
 
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < MI; i++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const uint32_t  m = m0 + 16 * i + 8 * h + g;
@@ -639,27 +641,27 @@ f_store_tile(const cu_f_args_t &p, uint32_t m0, uint32_t n0,
     }
 }
 
-/* A warp's tile is 32 activation rows x WN weight rows. */
-template <class F, int TM, int TN, int WN>
-__global__ void __launch_bounds__(TM / 32 * (TN / WN) * 32)
+/* A warp's tile is WM activation rows x WN weight rows. */
+template <class F, int TM, int TN, int WM, int WN, int S>
+__global__ void __launch_bounds__(TM / WM * (TN / WN) * 32)
 plain_tile_k(const cu_f_args_t p)
 {
     typedef typename F::acc_t  acc_t;
-    constexpr int  THREADS = TM / 32 * (TN / WN) * 32;
+    constexpr int  THREADS = TM / WM * (TN / WN) * 32, MI = WM / 16;
     constexpr int  STAGE = (TM + TN) * 128;
     DYN_SMEM(smem);
     const int  warp = threadIdx.x >> 5;
-    const int  wm = warp % (TM / 32) * 32, wn = warp / (TM / 32) * WN;
+    const int  wm = warp % (TM / WM) * WM, wn = warp / (TM / WM) * WN;
     const uint32_t  m0 = blockIdx.x * TM, n0 = blockIdx.y * TN;
     const int  nk = (int) ((p.pitch + 127) / 128);
-    acc_t  acc[2][WN / 8][4] = {};
+    acc_t  acc[MI][WN / 8][4] = {};
 
     static_assert(WN % 16 == 0, "B fragments are loaded for 16 rows at once");
 
     dev_launch_dependents();
     dev_wait();   /* the activations come from the kernel before */
 
-    for (int s = 0; s < F_STAGES - 1; s++) {
+    for (int s = 0; s < S - 1; s++) {
         if (s < nk) {
             f_load_stage<TM, TN, THREADS>(smem + s * STAGE, p, m0, n0, s * 128);
         }
@@ -668,41 +670,41 @@ plain_tile_k(const cu_f_args_t p)
     }
 
     for (int k = 0; k < nk; k++) {
-        const uint8_t  *sa = smem + k % F_STAGES * STAGE, *sb = sa + TM * 128;
+        const uint8_t  *sa = smem + k % S * STAGE, *sb = sa + TM * 128;
 
-        cp_wait<F_STAGES - 2>();
+        cp_wait<S - 2>();
         __syncthreads();   /* stage k is there; stage k - 1 is read */
 
-        if (k + F_STAGES - 1 < nk) {
+        if (k + S - 1 < nk) {
             f_load_stage<TM, TN, THREADS>(
-                smem + (k + F_STAGES - 1) % F_STAGES * STAGE, p, m0, n0,
-                (k + F_STAGES - 1) * 128);
+                smem + (k + S - 1) % S * STAGE, p, m0, n0,
+                (k + S - 1) * 128);
         }
 
         cp_commit();
 
         if (F::PROMOTE) {
-            f_stage_promote<F, WN>(acc, sa, sb, wm, wn);
+            f_stage_promote<F, MI, WN>(acc, sa, sb, wm, wn);
         } else {
-            f_stage<F, WN>(acc, sa, sb, wm, wn);
+            f_stage<F, MI, WN>(acc, sa, sb, wm, wn);
         }
     }
 
     cp_wait<0>();
-    f_store_tile<F, TM, TN, WN>(p, m0 + wm, n0 + wn, acc);
+    f_store_tile<F, MI, WN>(p, m0 + wm, n0 + wn, acc);
 }
 
-template <class F, int TM, int TN, int WN>
+template <class F, int TM, int TN, int WM, int WN, int S>
 static int
 plain_tile_launch(const cu_dev_t *dev, const cu_f_args_t *p)
 {
-    constexpr int  SMEM = F_STAGES * (TM + TN) * 128;
+    constexpr int  SMEM = S * (TM + TN) * 128;
 
     /* blocks that run together share weights, which are the larger side */
-    return dev_launch(dev, plain_tile_k<F, TM, TN, WN>,
+    return dev_launch(dev, plain_tile_k<F, TM, TN, WM, WN, S>,
                       dim3((p->n + TM - 1) / TM,
                            (p->part[0].n_out + TN - 1) / TN),
-                      dim3(TM / 32 * (TN / WN) * 32), SMEM, *p);
+                      dim3(TM / WM * (TN / WN) * 32), SMEM, *p);
 }
 
 /* Large tiles where they fill the device, else small ones. One matrix. */
@@ -710,12 +712,17 @@ template <class F>
 static int
 plain_tiles(const cu_dev_t *dev, const cu_f_args_t *p)
 {
+    constexpr int  WARP = F::PROMOTE ? 32 : 64;
     const uint64_t  large = (uint64_t) ((p->part[0].n_out + 127) / 128)
                             * ((p->n + 127) / 128);
 
-    return large >= (uint64_t) dev->n_sms
-           ? plain_tile_launch<F, 128, 128, F::PROMOTE ? 32 : 64>(dev, p)
-           : plain_tile_launch<F, 64, 64, 32>(dev, p);
+    if (large < (uint64_t) dev->n_sms) {
+        return plain_tile_launch<F, 64, 64, 32, 32, 6>(dev, p);
+    }
+
+    /* a warp of 64 x 64 reads the least shared memory for what it does; with
+     * a second set of sums it would not fit in registers */
+    return plain_tile_launch<F, 128, 128, WARP, WARP, 3>(dev, p);
 }
 
 #endif

@@ -42,8 +42,9 @@ extern "C" {
 #define CU_F_DECODE   64      /* rows up to which decode kernels run */
 #define CU_F_SPLIT    8       /* warps that share the columns of a row */
 #define CU_F_TILE     16      /* rows of an mma */
-#define CU_F_W4_PLAIN 256     /* W4A16: rows up to which the decode kernel,
-                               * in chunks, beats making a plain copy */
+#define CU_F_W4_PLAIN 256     /* W4A16 without cublasLt: rows up to which the
+                               * decode kernel, in chunks, beats a plain copy
+                               * and tiles */
 #define CU_F_PLAIN_MAX ((size_t) 256 << 20)   /* bytes of a plain copy */
 #define CU_W8_MAX_IN  131072u /* 127 * 127 * this fits in 31 bits */
 

@@ -223,7 +223,7 @@ static double
 tolerance(cu_family_e family, uint32_t n, bool plain)
 {
     return family == CU_FP8 ? ldexp(1, -12)
-           : family == CU_W4A16 && n > CU_F_W4_PLAIN && plain ? ldexp(1, -8)
+           : family == CU_W4A16 && n > CU_F_DECODE && plain ? ldexp(1, -8)
            : ldexp(1, -20);
 }
 
