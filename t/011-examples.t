@@ -13,6 +13,10 @@ my @confs = glob 'conf/*.conf';
 ok(@confs > 2, 'there are examples');
 
 for my $conf (@confs) {
+    if ($conf =~ /cuda/ && !-f Infer::build_dir() . '/libngx_infer_cuda.so') {
+        SKIP: { skip "$conf: the CUDA plugin was not built (no nvcc)", 1 }
+        next;
+    }
     my $t = Infer->new;
     my $dir = $t->dir;
     mkdir "$dir/$_" or die "$_: $!" for 'models', 'templates';

@@ -59,3 +59,14 @@ cuda:
 else
 cuda: $(CUDA_PLUGIN)                   ## the CUDA plugin, when nvcc is there (NVCC= CUDA_ARCHS=)
 endif
+
+# The nginx tests that do not need a large model, on the emulated plugin, or
+# with INFER_DEVICE_REAL=1 on a GPU.
+CUDA_NGX_TESTS ?= t/020-http.t t/100-stream.t t/113-cancel.t t/150-cuda.t
+$(BUILD)/cuda.gguf: $(BUILD)/make_tiny
+	$(BUILD)/make_tiny -s 9 --type q4_0 --shape 2,256,4,1,512 -o $@
+
+.PHONY: test-cuda
+test-cuda: all tiny $(BUILD)/cuda.gguf $(if $(INFER_DEVICE_REAL),,emu) ## nginx with `device cuda` on the emulated plugin
+	INFER_TEST_DEVICE=cuda INFER_DEVICE_REAL=$(INFER_DEVICE_REAL) \
+	    BUILD=$(BUILD) prove -It/lib $(CUDA_NGX_TESTS)

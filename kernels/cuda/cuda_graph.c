@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cuda_ctx.h"
+#include "cuda_ops.h"
 
 /* One launcher. */
 #define GRAPH_TRY(c, call)                                                    \
@@ -243,4 +244,16 @@ cu_run(kern_ctx_t *c, cu_slot_t *s)
     KERN_CUDA_TRY(c, cudaGraphLaunch(g->exec, c->dev.stream));
     c->n_graph_launches++;
     return INFER_OK;
+}
+
+void
+cu_use_graphs(kern_ctx_t *c, int on)
+{
+    c->no_graph = !on;
+}
+
+uint64_t
+cu_graph_launches(const kern_ctx_t *c)
+{
+    return c->n_graph_launches;
 }

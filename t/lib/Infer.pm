@@ -41,15 +41,28 @@ sub nginx_bin {
     return 'nginx';
 }
 
+# INFER_TEST_DEVICE=cuda runs a file on that device: by the emulated plugin,
+# with a smaller model where a slow one is wanted, or with
+# INFER_DEVICE_REAL=1 by the real one.
+sub device { return $ENV{INFER_TEST_DEVICE} || 'cpu' }
+sub emulated { return device() ne 'cpu' && !$ENV{INFER_DEVICE_REAL} }
+
+sub emulated_plugin {
+    return $ENV{INFER_CUDA_PLUGIN}
+           || build_dir() . '/libngx_infer_cuda_emu.so';
+}
+
 sub model_path {
     my ($name) = @_;
     $name = 'tiny' if !defined $name;
-    return build_dir() . "/$name.gguf" if $name =~ /^(?:tiny|slow)$/;
+    $name = 'cuda' if $name eq 'slow' && emulated();
+    return build_dir() . "/$name.gguf" if $name =~ /^(?:tiny|slow|cuda)$/;
     return $name =~ m{^/} ? $name : getcwd() . "/$name";
 }
 
 # The real model, or undef: tests then skip with a reason.
 sub smollm2 {
+    return undef if emulated();
     my $p = getcwd() . '/models/SmolLM2-135M-Instruct.Q4_1.gguf';
     return -s $p ? $p : undef;
 }
@@ -62,7 +75,8 @@ sub free_port {
 
 # model (tiny), workers (2), main, events, http, server, location: text;
 # conf: a whole file instead. zone: arguments of infer_zone. engine:
-# arguments of infer_engine. model_extra: directives in infer_model.
+# arguments of infer_engine. model_extra: directives in infer_model. device:
+# where the model runs (INFER_TEST_DEVICE, cpu).
 sub new {
     my ($class, %o) = @_;
     my $dir = tempdir('ngx_infer_XXXXXX', TMPDIR => 1,
@@ -92,6 +106,11 @@ sub conf_text {
     my $engine = defined $c{engine} ? $c{engine} : 'threads=1';
     my $extra = defined $c{model_extra} ? $c{model_extra}
                                         : 'context 1024; sequences 8;';
+    my $device = defined $c{device} ? $c{device} : device();
+    $extra .= " device $device;" if $extra !~ /\bdevice\b/;
+    $engine .= ' env=INFER_CUDA_PLUGIN=' . emulated_plugin()
+        if $extra =~ /device cuda/ && !$ENV{INFER_DEVICE_REAL}
+           && $engine !~ /INFER_CUDA_PLUGIN/;
     my $level = $ENV{INFER_DEBUG_LOG} ? 'debug' : 'info';
     my ($main, $events, $http, $server) =
         map { defined $c{$_} ? $c{$_} : '' } qw(main events http server);
