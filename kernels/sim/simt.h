@@ -20,7 +20,8 @@
  *   SIMT_SEED=n               of both
  *   SIMT_DEVICE=none|nodriver|olddriver|cc=75|mem=64m|sms=4|name=X|count=2
  *   SIMT_FAIL=api:nth[:code]  several by comma; "kernel" is an executed one
- *   SIMT_PTX=a.ptx:b.ptx      kernels found there are interpreted
+ *   SIMT_PTX=a.ptx:b.ptx      kernels are interpreted from there (ptx.h)
+ *   SIMT_BLAS=novec           cublasLt without scale vectors
  *   SIMT_PROFILE=1            access patterns by source line (checker)
  *
  * What it cannot tell, on purpose or not:

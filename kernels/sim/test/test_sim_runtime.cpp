@@ -250,6 +250,13 @@ memory(void)
        "copies of a wrong kind or past an allocation");
     ok(cudaGetLastError() == cudaErrorInvalidValue
        && cudaGetLastError() == cudaSuccess, "the last error, once");
+    cudaMemset2DAsync(p, 16, 5, 3, 2, nullptr);
+    cudaMemcpy2DAsync(poison, 32, p, 16, 4, 2, cudaMemcpyDeviceToHost,
+                      nullptr);
+    ok(poison[2] == 5 && poison[3] == 0xff && poison[34] == 5
+       && cudaMemset2DAsync(p, 16, 0, 17, 2, nullptr)
+          == cudaErrorInvalidValue, "rows of a pitch");
+    (void) cudaGetLastError();
     ok(cudaFree(h) == cudaErrorInvalidValue && cudaFree(nullptr) == 0,
        "free of what was never allocated, and of nothing");
     ok(cudaLaunchKernelEx(&c, add_k, (int *) p, 1) == cudaErrorInvalidValue,
