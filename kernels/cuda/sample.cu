@@ -25,6 +25,9 @@
 #include "sample_log.cuh"
 #include "sample_pick.cuh"
 
+#define SAMPLE_AHEAD  8                /* loads before the first store */
+
+
 /* ---- launches 1 and 2: the largest ---- */
 
 /* What the row's own filters start from: best is the largest logit's token. */
@@ -100,20 +103,40 @@ sample_edit(const cu_sample_t *s, const kern_edit_t *edit, float *l)
     }
 }
 
-/* The largest rank of this block's part of a row. copy: NULL, or where the row goes, without the
- * ids that the mask does not allow. */
-DEV_INLINE u64
-sample_part_max(const sample_args_t *a, const float *l, const uint32_t *mask, float *copy)
+/* Ids lo .. hi - 1 of the row into the copy, without those that the mask does not allow. Loads
+ * first: a store might be to what the next one reads, for all that the compiler knows. */
+DEV_INLINE void
+sample_copy_part(const float *l, const uint32_t *mask, float *copy, uint32_t lo, uint32_t hi)
 {
-    uint32_t  part = a->chunk * SAMPLE_WARPS, lo = blockIdx.x * part;
-    uint32_t  hi = a->vocab - lo < part ? a->vocab : lo + part;
+    for (uint32_t k = lo + threadIdx.x; k < hi; k += SAMPLE_AHEAD * SAMPLE_THREADS) {
+        float  x[SAMPLE_AHEAD];
+
+        #pragma unroll
+        for (uint32_t u = 0; u < SAMPLE_AHEAD; u++) {
+            uint32_t  id = k + u * SAMPLE_THREADS;
+
+            x[u] = id < hi ? l[id] : 0;
+            if (id < hi && mask != NULL && (mask[id / 32] >> id % 32 & 1) == 0) {
+                x[u] = -INFINITY;
+            }
+        }
+        #pragma unroll
+        for (uint32_t u = 0; u < SAMPLE_AHEAD; u++) {
+            if (k + u * SAMPLE_THREADS < hi) {
+                copy[k + u * SAMPLE_THREADS] = x[u];
+            }
+        }
+    }
+}
+
+/* The largest rank of ids lo .. hi - 1. */
+DEV_INLINE u64
+sample_part_max(const float *l, uint32_t lo, uint32_t hi)
+{
     uint32_t  id = 0, nan = 0;
     float     max = -INFINITY;
     u64       rank;
 
-    if (lo >= a->vocab) {
-        return 0;
-    }
     #pragma unroll 8
     for (uint32_t k = lo + threadIdx.x; k < hi; k += SAMPLE_THREADS) {
         float  x = l[k];
@@ -122,9 +145,6 @@ sample_part_max(const sample_args_t *a, const float *l, const uint32_t *mask, fl
         if (x > max) {
             max = x;
             id = k;
-        }
-        if (copy != NULL) {
-            copy[k] = mask == NULL || (mask[k / 32] >> k % 32 & 1) != 0 ? x : -INFINITY;
         }
     }
     rank = max > -INFINITY ? sample_rank(max, id) : 0;
@@ -141,6 +161,7 @@ sample_max_k(const sample_args_t a)
     __shared__ u64       red[SAMPLE_WARPS];
     __shared__ uint32_t  flag;
     const uint32_t       i = blockIdx.y;
+    uint32_t             lo, hi;
     u64                  rank;
     float               *copy = NULL;
     const float         *l;
@@ -170,7 +191,13 @@ sample_max_k(const sample_args_t a)
         mask = s->mask_off != UINT32_MAX ? a.mask + s->mask_off : NULL;
     }
 
-    rank = sample_block_max(sample_part_max(&a, l, mask, copy), red);
+    lo = blockIdx.x * a.chunk * SAMPLE_WARPS;
+    lo = lo < a.vocab ? lo : a.vocab;
+    hi = a.vocab - lo < a.chunk * SAMPLE_WARPS ? a.vocab : lo + a.chunk * SAMPLE_WARPS;
+    if (copy != NULL) {
+        sample_copy_part(l, mask, copy, lo, hi);
+    }
+    rank = sample_block_max(sample_part_max(l, lo, hi), red);
     if (threadIdx.x == 0) {
         w->part[blockIdx.x] = rank;
     }
@@ -402,15 +429,26 @@ sample_list_chunk(const sample_args_t *a, const float *l, sample_work_t *w)
 
     lane = threadIdx.x % DEV_WARP;
     hi = hi < a->vocab ? hi : a->vocab;
-    #pragma unroll 4
-    for (u64 k = lo; k < hi; k += DEV_WARP) {
-        int       is = k + lane < hi && l[k + lane] * scale >= least;
-        uint32_t  who = __ballot_sync(~0u, is);
+    for (u64 k = lo; k < hi; k += SAMPLE_AHEAD * DEV_WARP) {
+        float  x[SAMPLE_AHEAD];
 
-        if (is) {
-            to[__popc(who & ((1u << lane) - 1))] = (uint32_t) k + lane;
+        #pragma unroll
+        for (uint32_t u = 0; u < SAMPLE_AHEAD; u++) {
+            u64  id = k + u * DEV_WARP + lane;
+
+            x[u] = id < hi ? l[id] * scale : -INFINITY;
         }
-        to += __popc(who);
+        #pragma unroll
+        for (uint32_t u = 0; u < SAMPLE_AHEAD; u++) {
+            u64       id = k + u * DEV_WARP + lane;
+            int       is = id < hi && x[u] >= least;
+            uint32_t  who = __ballot_sync(~0u, is);
+
+            if (is) {
+                to[__popc(who & ((1u << lane) - 1))] = (uint32_t) id;
+            }
+            to += __popc(who);
+        }
     }
 }
 
