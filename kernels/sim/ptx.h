@@ -31,10 +31,10 @@ namespace simt {
  * Runs one launch to its end if its kernel is in the PTX files. fn: the host
  * address of the kernel, a dynamic symbol of its program or library. args:
  * the parameters as bytes, layout[i] the offset and size of the i-th. False:
- * no PTX, or not this kernel's: the caller runs it as fibers. Adds 1 to launch_id
- * when it runs. A fault of the kernel ends the process with 97, PTX that the
- * interpreter does not know with 98, both with a message that names kernel,
- * source line and instruction.
+ * no PTX, or not this kernel's: the caller runs it as fibers. Adds 1 to
+ * launch_id when it runs. A fault of the kernel ends the process with 97, PTX
+ * that the interpreter does not know with 98, both with a message that names
+ * kernel, source line and instruction.
  */
 bool ptx_launch(const LaunchCfg &cfg, const void *fn,
     const std::vector<char> &args,

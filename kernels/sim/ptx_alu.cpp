@@ -344,7 +344,10 @@ f32 flg2(f32 a) { return canonical(log2f(a)); }
 f32 fsin(f32 a) { return canonical(sinf(a)); }
 f32 fcos(f32 a) { return canonical(cosf(a)); }
 f32 ftanh(f32 a) { return canonical(tanhf(a)); }
-f32 flush(f32 a) { return std::fabs(a) < 0x1p-126f ? std::copysign(0.f, a) : a; }
+f32 flush(f32 a)
+{
+    return std::fabs(a) < 0x1p-126f ? std::copysign(0.f, a) : a;
+}
 template <f32 (*F)(f32)> f32 ftz(f32 a) { return flush(F(flush(a))); }
 /* 20 bits of mantissa, the others 0. */
 f64 rcp_approx_f64(f64 a)

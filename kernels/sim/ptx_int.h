@@ -2,7 +2,7 @@
  * ptx_int.h: what the files of the PTX interpreter share.
  *
  *   ptx_parse.cpp    text -> Module: functions as lists of statements
- *   ptx_decode.cpp   a function's statements -> Kernel: an array of Ins,
+ *   ptx_decode*.cpp  a function's statements -> Kernel: an array of Ins,
  *                    calls inlined; done at a kernel's first launch
  *   ptx_rows.cpp     registers of a Kernel -> rows, shared by live ranges
  *   ptx_alu.cpp      arithmetic: one table, full opcode -> function

@@ -35,10 +35,37 @@ struct Case {
     const char *tail;             /* a literal operand behind the others */
 };
 
-static float f_of(u64 v) { float f; u32 u = (u32) v; memcpy(&f, &u, 4); return f; }
-static double d_of(u64 v) { double d; memcpy(&d, &v, 8); return d; }
-static u64 bits(float f) { u32 u; memcpy(&u, &f, 4); return u; }
-static u64 bits(double d) { u64 u; memcpy(&u, &d, 8); return u; }
+static float f_of(u64 v)
+{
+    float f;
+
+    memcpy(&f, &v, 4);            /* the low half */
+    return f;
+}
+
+static double d_of(u64 v)
+{
+    double d;
+
+    memcpy(&d, &v, 8);
+    return d;
+}
+
+static u64 bits(float f)
+{
+    u32 u;
+
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+static u64 bits(double d)
+{
+    u64 u;
+
+    memcpy(&u, &d, 8);
+    return u;
+}
 
 /* Independent of the interpreter: by search over all codes. */
 template <class F> static u64 nearest(double v, u32 codes, F value)
@@ -269,8 +296,10 @@ static const Case cases[] = {
     {"max.u64", "ddd", D(a > b ? a : b), 0, 0},
     {"min.s64", "ddd", D((s64) a < (s64) b ? a : b), 0, 0},
     {"max.s16", "hhh", D((u16) std::max((s16) a, (s16) b)), 0, 0},
-    {"neg.s32", "ww", W(0 - a), 0, 0}, {"abs.s32", "ww", W((s32) a < 0 ? 0 - a : a), 0, 0},
-    {"neg.s64", "dd", D(0 - a), 0, 0}, {"abs.s64", "dd", D((s64) a < 0 ? 0 - a : a), 0, 0},
+    {"neg.s32", "ww", W(0 - a), 0, 0},
+    {"abs.s32", "ww", W((s32) a < 0 ? 0 - a : a), 0, 0},
+    {"neg.s64", "dd", D(0 - a), 0, 0},
+    {"abs.s64", "dd", D((s64) a < 0 ? 0 - a : a), 0, 0},
     {"sad.s32", "wwww", S((u32) c + (u32) llabs((s64) a - b)), 0, 0},
     {"sad.u32", "wwww", W(c + (a > b ? a - b : b - a)), 0, 0},
     {"and.b32", "www", W(a & b), 0, 0}, {"or.b64", "ddd", D(a | b), 0, 0},
@@ -289,24 +318,38 @@ static const Case cases[] = {
     {"shr.u16", "hhn", D((u32) b > 15 ? 0 : (u16) a >> (u32) b), 0, 0},
     {"shf.l.wrap.b32", "wwwn", W(((u64) b << 32 | a) << (c & 31) >> 32), 0, 0},
     {"shf.r.wrap.b32", "wwwn", W(((u64) b << 32 | a) >> (c & 31)), 0, 0},
-    {"shf.l.clamp.b32", "wwwn", W((u128) ((u64) b << 32 | a) << std::min(c, 32u) >> 32), 0, 0},
-    {"shf.r.clamp.b32", "wwwn", W(((u64) b << 32 | a) >> std::min(c, 32u)), 0, 0},
+    {"shf.l.clamp.b32", "wwwn",
+        W((u128) ((u64) b << 32 | a) << std::min(c, 32u) >> 32), 0, 0},
+    {"shf.r.clamp.b32", "wwwn",
+        W(((u64) b << 32 | a) >> std::min(c, 32u)), 0, 0},
     {"popc.b32", "ww", W(__builtin_popcount(a)), 0, 0},
     {"popc.b64", "wd", D(__builtin_popcountll(a)), 0, 0},
     {"clz.b32", "ww", W(a ? __builtin_clz(a) : 32), 0, 0},
     {"clz.b64", "wd", D(a ? __builtin_clzll(a) : 64), 0, 0},
-    {"brev.b32", "ww", [](u64 a, u64, u64) { u64 r = 0; for (int i = 0; i < 32; i++) r |= (a >> i & 1) << (31 - i); return r; }, 0, 0},
-    {"brev.b64", "dd", [](u64 a, u64, u64) { u64 r = 0; for (int i = 0; i < 64; i++) r |= (a >> i & 1) << (63 - i); return r; }, 0, 0},
+    {"brev.b32", "ww",
+        [](u64 a, u64, u64) { u64 r = 0; for (int i = 0; i < 32; i++) r |= (a >>
+            i & 1) << (31 - i); return r; }, 0, 0},
+    {"brev.b64", "dd",
+        [](u64 a, u64, u64) { u64 r = 0; for (int i = 0; i < 64; i++) r |= (a >>
+            i & 1) << (63 - i); return r; }, 0, 0},
     {"bfind.u32", "ww", W(a ? 31 - __builtin_clz(a) : ~0), 0, 0},
-    {"bfind.s32", "ww", W(((s32) a < 0 ? ~a : a) ? 31 - __builtin_clz((s32) a < 0 ? ~a : a) : ~0), 0, 0},
+    {"bfind.s32", "ww",
+        W(((s32) a < 0 ? ~a : a) ? 31 - __builtin_clz((s32) a < 0 ? ~a : a) :
+            ~0), 0, 0},
     {"bfind.shiftamt.u32", "ww", W(a ? __builtin_clz(a) : ~0), 0, 0},
-    {"bfe.u32", "wwnn", D(extract((u32) a, (u32) b & 255, (u32) c & 255, 32, false)), 0, 0},
-    {"bfe.s32", "wwnn", D(extract((u32) a, (u32) b & 255, (u32) c & 255, 32, true)), 0, 0},
-    {"bfe.u64", "ddnn", D(extract(a, (u32) b & 255, (u32) c & 255, 64, false)), 0, 0},
-    {"bfe.s64", "ddnn", D(extract(a, (u32) b & 255, (u32) c & 255, 64, true)), 0, 0},
-    {"bfi.b32", "wwwn", D(insert((u32) a, (u32) b, (u32) c & 255, 5, 32)), 0, "5"},
+    {"bfe.u32", "wwnn",
+        D(extract((u32) a, (u32) b & 255, (u32) c & 255, 32, false)), 0, 0},
+    {"bfe.s32", "wwnn",
+        D(extract((u32) a, (u32) b & 255, (u32) c & 255, 32, true)), 0, 0},
+    {"bfe.u64", "ddnn",
+        D(extract(a, (u32) b & 255, (u32) c & 255, 64, false)), 0, 0},
+    {"bfe.s64", "ddnn",
+        D(extract(a, (u32) b & 255, (u32) c & 255, 64, true)), 0, 0},
+    {"bfi.b32", "wwwn",
+        D(insert((u32) a, (u32) b, (u32) c & 255, 5, 32)), 0, "5"},
     {"bfi.b64", "dddn", D(insert(a, b, (u32) c & 255, 37, 64)), 0, "37"},
-    {"bfi.b32", "wwwn", D(insert((u32) a, (u32) b, (u32) c & 255, 32, 32)), 0, "32"},
+    {"bfi.b32", "wwwn",
+        D(insert((u32) a, (u32) b, (u32) c & 255, 32, 32)), 0, "32"},
     {"prmt.b32", "wwww", W(permute(a, b, c)), 0, 0},
     {"lop3.b32", "wwww", W((a & b) ^ c), 0, "0x6a"},
     {"lop3.b32", "wwww", W((a & b) | (~a & c)), 0, "0xca"},
@@ -315,29 +358,47 @@ static const Case cases[] = {
     {"dp4a.u32.u32", "wwww", W(dot4(a, b, c, false, false)), 0, 0},
     {"dp4a.u32.s32", "wwww", W(dot4(a, b, c, false, true)), 0, 0},
     {"dp4a.s32.u32", "wwww", W(dot4(a, b, c, true, false)), 0, 0},
-    {"vabsdiff4.u32.u32.u32", "wwww", [](u64 a, u64 b, u64) { u64 r = 0; for (int i = 0; i < 32; i += 8) r |= (u64) (u8) abs((int) (u8) (a >> i) - (int) (u8) (b >> i)) << i; return r; }, 0, 0},
+    {"vabsdiff4.u32.u32.u32", "wwww",
+        [](u64 a, u64 b, u64) { u64 r = 0; for (int i = 0; i < 32; i += 8) r |=
+            (u64) (u8) abs((int) (u8) (a >> i) - (int) (u8) (b >> i)) << i;
+            return r; }, 0, 0},
 
     /* comparisons */
-    {"setp.eq.s32", "pww", S(a == b), 0, 0}, {"setp.ne.s32", "pww", S(a != b), 0, 0},
-    {"setp.lt.s32", "pww", S(a < b), 0, 0}, {"setp.le.s32", "pww", S(a <= b), 0, 0},
-    {"setp.gt.u32", "pww", W(a > b), 0, 0}, {"setp.ge.u32", "pww", W(a >= b), 0, 0},
-    {"setp.lo.u32", "pww", W(a < b), 0, 0}, {"setp.hs.u32", "pww", W(a >= b), 0, 0},
-    {"setp.lt.u64", "pdd", D(a < b), 0, 0}, {"setp.gt.s64", "pdd", D((s64) a > (s64) b), 0, 0},
+    {"setp.eq.s32", "pww", S(a == b), 0, 0},
+    {"setp.ne.s32", "pww", S(a != b), 0, 0},
+    {"setp.lt.s32", "pww", S(a < b), 0, 0},
+    {"setp.le.s32", "pww", S(a <= b), 0, 0},
+    {"setp.gt.u32", "pww", W(a > b), 0, 0},
+    {"setp.ge.u32", "pww", W(a >= b), 0, 0},
+    {"setp.lo.u32", "pww", W(a < b), 0, 0},
+    {"setp.hs.u32", "pww", W(a >= b), 0, 0},
+    {"setp.lt.u64", "pdd", D(a < b), 0, 0},
+    {"setp.gt.s64", "pdd", D((s64) a > (s64) b), 0, 0},
     {"setp.eq.b16", "phh", D((u16) a == (u16) b), 0, 0},
     {"setp.lt.s16", "phh", D((s16) a < (s16) b), 0, 0},
-    {"setp.eq.f32", "pff", FI(a == b), 0, 0}, {"setp.ne.f32", "pff", FI(a == a && b == b && a != b), 0, 0},
-    {"setp.lt.f32", "pff", FI(a < b), 0, 0}, {"setp.le.f32", "pff", FI(a <= b), 0, 0},
-    {"setp.gt.f32", "pff", FI(a > b), 0, 0}, {"setp.ge.f32", "pff", FI(a >= b), 0, 0},
-    {"setp.equ.f32", "pff", FI(!(a < b || a > b)), 0, 0}, {"setp.neu.f32", "pff", FI(a != b), 0, 0},
-    {"setp.ltu.f32", "pff", FI(!(a >= b)), 0, 0}, {"setp.leu.f32", "pff", FI(!(a > b)), 0, 0},
-    {"setp.gtu.f32", "pff", FI(!(a <= b)), 0, 0}, {"setp.geu.f32", "pff", FI(!(a < b)), 0, 0},
-    {"setp.num.f32", "pff", FI(a == a && b == b), 0, 0}, {"setp.nan.f32", "pff", FI(a != a || b != b), 0, 0},
-    {"setp.lt.f64", "pFF", FDI(a < b), 0, 0}, {"setp.neu.f64", "pFF", FDI(a != b), 0, 0},
-    {"setp.gt.f16", "pHH", HH((u64) (a > b)), 0, 0}, {"setp.leu.bf16", "pBB", BB((u64) !(a > b)), 0, 0},
+    {"setp.eq.f32", "pff", FI(a == b), 0, 0},
+    {"setp.ne.f32", "pff", FI(a == a && b == b && a != b), 0, 0},
+    {"setp.lt.f32", "pff", FI(a < b), 0, 0},
+    {"setp.le.f32", "pff", FI(a <= b), 0, 0},
+    {"setp.gt.f32", "pff", FI(a > b), 0, 0},
+    {"setp.ge.f32", "pff", FI(a >= b), 0, 0},
+    {"setp.equ.f32", "pff", FI(!(a < b || a > b)), 0, 0},
+    {"setp.neu.f32", "pff", FI(a != b), 0, 0},
+    {"setp.ltu.f32", "pff", FI(!(a >= b)), 0, 0},
+    {"setp.leu.f32", "pff", FI(!(a > b)), 0, 0},
+    {"setp.gtu.f32", "pff", FI(!(a <= b)), 0, 0},
+    {"setp.geu.f32", "pff", FI(!(a < b)), 0, 0},
+    {"setp.num.f32", "pff", FI(a == a && b == b), 0, 0},
+    {"setp.nan.f32", "pff", FI(a != a || b != b), 0, 0},
+    {"setp.lt.f64", "pFF", FDI(a < b), 0, 0},
+    {"setp.neu.f64", "pFF", FDI(a != b), 0, 0},
+    {"setp.gt.f16", "pHH", HH((u64) (a > b)), 0, 0},
+    {"setp.leu.bf16", "pBB", BB((u64) !(a > b)), 0, 0},
 
     /* floats */
     {"add.f32", "fff", F(a + b), 0, 0}, {"sub.rn.f32", "fff", F(a - b), 0, 0},
-    {"mul.rn.f32", "fff", F(a * b), 0, 0}, {"div.rn.f32", "fff", F(a / b), 0, 0},
+    {"mul.rn.f32", "fff", F(a * b), 0, 0},
+    {"div.rn.f32", "fff", F(a / b), 0, 0},
     {"fma.rn.f32", "ffff", F(fmaf(a, b, c)), 0, 0},
     {"fma.rm.f32", "ffff", F(fma_mode(FE_DOWNWARD, a, b, c)), 0, 0},
     {"fma.rz.f32", "ffff", F(fma_mode(FE_TOWARDZERO, a, b, c)), 0, 0},
@@ -345,44 +406,63 @@ static const Case cases[] = {
     {"add.rz.f32", "fff", F(fma_mode(FE_TOWARDZERO, a, 1, b)), 0, 0},
     {"mul.rm.f32", "fff", F(mul_mode(FE_DOWNWARD, a, b)), 0, 0},
     {"add.sat.f32", "fff", F(a + b > 0 ? std::min(a + b, 1.f) : 0), 0, 0},
-    {"min.f32", "fff", F(least(a, b)), 0, 0}, {"max.f32", "fff", F(most(a, b)), 0, 0},
+    {"min.f32", "fff", F(least(a, b)), 0, 0},
+    {"max.f32", "fff", F(most(a, b)), 0, 0},
     {"min.NaN.f32", "fff", F(a != a || b != b ? NAN : least(a, b)), 0, 0},
     {"neg.f32", "ff", F(-a), 0, 0}, {"abs.f32", "ff", F(fabsf(a)), 0, 0},
     {"copysign.f32", "fff", F(copysignf(b, a)), 0, 0},
-    {"sqrt.rn.f32", "ff", F(sqrtf(a)), 0, 0}, {"rcp.rn.f32", "ff", F(1 / a), 0, 0},
+    {"sqrt.rn.f32", "ff", F(sqrtf(a)), 0, 0},
+    {"rcp.rn.f32", "ff", F(1 / a), 0, 0},
     {"sqrt.approx.f32", "ff", F(sqrt((double) a)), 2, 0},
     {"rsqrt.approx.f32", "ff", F(1 / sqrt((double) a)), 2, 0},
-    {"rcp.approx.ftz.f32", "ff", F(fabsf(a) < 0x1p-126f ? copysignf(INFINITY, a) : fabs(1.0 / a) < 0x1p-126 ? copysignf(0, a) : 1 / a), 2, 0},
+    {"rcp.approx.ftz.f32", "ff",
+        F(fabsf(a) < 0x1p-126f ? copysignf(INFINITY, a) : fabs(1.0 / a) <
+            0x1p-126 ? copysignf(0, a) : 1 / a), 2, 0},
     {"div.approx.f32", "fff", F(a / b), 2, 0},
-    {"ex2.approx.ftz.f32", "ff", F(exp2((double) a) < 0x1p-126 ? 0 : exp2((double) a)), 2, 0},
+    {"ex2.approx.ftz.f32", "ff",
+        F(exp2((double) a) < 0x1p-126 ? 0 : exp2((double) a)), 2, 0},
     {"ex2.approx.f32", "ff", F(exp2((double) a)), 2, 0},
     {"lg2.approx.f32", "ff", F(log2((double) a)), 2, 0},
     {"sin.approx.f32", "ff", F(sin((double) a)), 2, 0},
     {"tanh.approx.f32", "ff", F(tanh((double) a)), 2, 0},
     {"mov.f32", "ff", F(a), 0, 0},
     {"add.f64", "FFF", FD(a + b), 0, 0}, {"sub.rn.f64", "FFF", FD(a - b), 0, 0},
-    {"mul.rn.f64", "FFF", FD(a * b), 0, 0}, {"div.rn.f64", "FFF", FD(a / b), 0, 0},
+    {"mul.rn.f64", "FFF", FD(a * b), 0, 0},
+    {"div.rn.f64", "FFF", FD(a / b), 0, 0},
     {"fma.rn.f64", "FFFF", FD(fma(a, b, c)), 0, 0},
-    {"min.f64", "FFF", FD(least(a, b)), 0, 0}, {"max.f64", "FFF", FD(most(a, b)), 0, 0},
+    {"min.f64", "FFF", FD(least(a, b)), 0, 0},
+    {"max.f64", "FFF", FD(most(a, b)), 0, 0},
     {"neg.f64", "FF", FD(-a), 0, 0}, {"abs.f64", "FF", FD(fabs(a)), 0, 0},
-    {"sqrt.rn.f64", "FF", FD(sqrt(a)), 0, 0}, {"rcp.rn.f64", "FF", FD(1 / a), 0, 0},
+    {"sqrt.rn.f64", "FF", FD(sqrt(a)), 0, 0},
+    {"rcp.rn.f64", "FF", FD(1 / a), 0, 0},
 
     /* small floats */
-    {"add.f16", "HHH", HH(to_half(a + b)), 0, 0}, {"mul.f16", "HHH", HH(to_half(a * b)), 0, 0},
+    {"add.f16", "HHH", HH(to_half(a + b)), 0, 0},
+    {"mul.f16", "HHH", HH(to_half(a * b)), 0, 0},
     {"sub.rn.f16", "HHH", HH(to_half(a - b)), 0, 0},
-    {"fma.rn.f16", "HHHH", HH(to_half((double) ((long double) a * b + c))), 0, 0},
-    {"add.bf16", "BBB", BB(to_bf16(a + b)), 0, 0}, {"mul.bf16", "BBB", BB(to_bf16(a * b)), 0, 0},
-    {"neg.bf16", "BB", D((u16) a ^ 0x8000), 0, 0}, {"abs.f16", "HH", D(a & 0x7fff), 0, 0},
-    {"max.f16", "HHH", HH(a != a && b != b ? 0x7fff : to_half(most(a, b))), 0, 0},
-    {"min.bf16", "BBB", BB(a != a && b != b ? 0x7fff : to_bf16(least(a, b))), 0, 0},
+    {"fma.rn.f16", "HHHH",
+        HH(to_half((double) ((long double) a * b + c))), 0, 0},
+    {"add.bf16", "BBB", BB(to_bf16(a + b)), 0, 0},
+    {"mul.bf16", "BBB", BB(to_bf16(a * b)), 0, 0},
+    {"neg.bf16", "BB", D((u16) a ^ 0x8000), 0, 0},
+    {"abs.f16", "HH", D(a & 0x7fff), 0, 0},
+    {"max.f16", "HHH",
+        HH(a != a && b != b ? 0x7fff : to_half(most(a, b))), 0, 0},
+    {"min.bf16", "BBB",
+        BB(a != a && b != b ? 0x7fff : to_bf16(least(a, b))), 0, 0},
 
     /* cvt */
-    {"cvt.rn.f32.s32", "fw", S(bits((float) a)), 0, 0}, {"cvt.rn.f32.u32", "fw", W(bits((float) a)), 0, 0},
-    {"cvt.rn.f32.u64", "fd", D(bits((float) a)), 0, 0}, {"cvt.rn.f32.s64", "fd", D(bits((float) (s64) a)), 0, 0},
-    {"cvt.rn.f32.u16", "fh", D(bits((float) (u16) a)), 0, 0}, {"cvt.rn.f32.s8", "fw", D(bits((float) (s8) a)), 0, 0},
-    {"cvt.rn.f64.s32", "Fw", S(0) , -1, 0}, {"cvt.rn.f64.u64", "Fd", D(bits((double) a)), 0, 0},
+    {"cvt.rn.f32.s32", "fw", S(bits((float) a)), 0, 0},
+    {"cvt.rn.f32.u32", "fw", W(bits((float) a)), 0, 0},
+    {"cvt.rn.f32.u64", "fd", D(bits((float) a)), 0, 0},
+    {"cvt.rn.f32.s64", "fd", D(bits((float) (s64) a)), 0, 0},
+    {"cvt.rn.f32.u16", "fh", D(bits((float) (u16) a)), 0, 0},
+    {"cvt.rn.f32.s8", "fw", D(bits((float) (s8) a)), 0, 0},
+    {"cvt.rn.f64.s32", "Fw", S(0) , -1, 0},
+    {"cvt.rn.f64.u64", "Fd", D(bits((double) a)), 0, 0},
     {"cvt.rn.f64.s64", "Fd", D(bits((double) (s64) a)), 0, 0},
-    {"cvt.f64.f32", "Ff", FI(bits((double) a)), 0, 0}, {"cvt.rn.f32.f64", "fF", FDI(bits((float) a)), 0, 0},
+    {"cvt.f64.f32", "Ff", FI(bits((double) a)), 0, 0},
+    {"cvt.rn.f32.f64", "fF", FDI(bits((float) a)), 0, 0},
     {"cvt.rni.s32.f32", "wf", FI((u32) to_int<s32>(nearbyint(a))), 0, 0},
     {"cvt.rzi.s32.f32", "wf", FI((u32) to_int<s32>(trunc(a))), 0, 0},
     {"cvt.rmi.s32.f32", "wf", FI((u32) to_int<s32>(floor(a))), 0, 0},
@@ -391,28 +471,45 @@ static const Case cases[] = {
     {"cvt.rzi.u64.f32", "df", FI(to_int<u64>(trunc(a), false)), 0, 0},
     {"cvt.rni.s64.f64", "dF", FDI(to_int<s64>(nearbyint(a), false)), 0, 0},
     {"cvt.rzi.s32.f64", "wF", FDI((u32) to_int<s32>(trunc(a), false)), 0, 0},
-    {"cvt.rni.sat.s8.f32", "wf", FI((u32) (s32) (s8) to_int<s8>(nearbyint(a))), 0, 0},
-    {"cvt.rni.f32.f32", "ff", F(nearbyintf(a)), 0, 0}, {"cvt.rzi.f32.f32", "ff", F(truncf(a)), 0, 0},
-    {"cvt.rmi.f32.f32", "ff", F(floorf(a)), 0, 0}, {"cvt.rpi.f64.f64", "FF", FD(ceil(a)), 0, 0},
+    {"cvt.rni.sat.s8.f32", "wf",
+        FI((u32) (s32) (s8) to_int<s8>(nearbyint(a))), 0, 0},
+    {"cvt.rni.f32.f32", "ff", F(nearbyintf(a)), 0, 0},
+    {"cvt.rzi.f32.f32", "ff", F(truncf(a)), 0, 0},
+    {"cvt.rmi.f32.f32", "ff", F(floorf(a)), 0, 0},
+    {"cvt.rpi.f64.f64", "FF", FD(ceil(a)), 0, 0},
     {"cvt.sat.f32.f32", "ff", F(a > 0 ? std::min(a, 1.f) : 0), 0, 0},
-    {"cvt.u64.u32", "dw", D((u32) a), 0, 0}, {"cvt.s64.s32", "dw", D((s64) (s32) a), 0, 0},
-    {"cvt.u32.u64", "wd", D((u32) a), 0, 0}, {"cvt.s32.s8", "ww", D((u32) (s8) a), 0, 0},
-    {"cvt.u32.u8", "ww", D((u8) a), 0, 0}, {"cvt.u32.u16", "wh", D((u16) a), 0, 0},
-    {"cvt.s32.s16", "wh", D((u32) (s16) a), 0, 0}, {"cvt.u16.u32", "hw", D((u16) a), 0, 0},
-    {"cvt.s16.s8", "hh", D((u16) (s8) a), 0, 0}, {"cvt.u16.u8", "hh", D((u8) a), 0, 0},
-    {"cvt.s64.s16", "dh", D((s64) (s16) a), 0, 0}, {"cvt.u64.u8", "dw", D((u8) a), 0, 0},
+    {"cvt.u64.u32", "dw", D((u32) a), 0, 0},
+    {"cvt.s64.s32", "dw", D((s64) (s32) a), 0, 0},
+    {"cvt.u32.u64", "wd", D((u32) a), 0, 0},
+    {"cvt.s32.s8", "ww", D((u32) (s8) a), 0, 0},
+    {"cvt.u32.u8", "ww", D((u8) a), 0, 0},
+    {"cvt.u32.u16", "wh", D((u16) a), 0, 0},
+    {"cvt.s32.s16", "wh", D((u32) (s16) a), 0, 0},
+    {"cvt.u16.u32", "hw", D((u16) a), 0, 0},
+    {"cvt.s16.s8", "hh", D((u16) (s8) a), 0, 0},
+    {"cvt.u16.u8", "hh", D((u8) a), 0, 0},
+    {"cvt.s64.s16", "dh", D((s64) (s16) a), 0, 0},
+    {"cvt.u64.u8", "dw", D((u8) a), 0, 0},
     {"cvt.sat.s8.s32", "ww", S(std::min(std::max(a, -128), 127)), 0, 0},
     {"cvt.sat.u8.s32", "ww", S(std::min(std::max(a, 0), 255)), 0, 0},
-    {"cvt.s64.s8", "dd", D((s64) (s8) a), 0, 0}, {"cvt.s8.s64", "dd", D((s64) (s8) a), 0, 0},
-    {"cvt.rn.f16.f32", "hf", FI(to_half(a)), 0, 0}, {"cvt.f32.f16", "fH", HH(bits((float) a)), 0, 0},
-    {"cvt.rn.bf16.f32", "hf", FI(to_bf16(a)), 0, 0}, {"cvt.f32.bf16", "fB", BB(bits((float) a)), 0, 0},
+    {"cvt.s64.s8", "dd", D((s64) (s8) a), 0, 0},
+    {"cvt.s8.s64", "dd", D((s64) (s8) a), 0, 0},
+    {"cvt.rn.f16.f32", "hf", FI(to_half(a)), 0, 0},
+    {"cvt.f32.f16", "fH", HH(bits((float) a)), 0, 0},
+    {"cvt.rn.bf16.f32", "hf", FI(to_bf16(a)), 0, 0},
+    {"cvt.f32.bf16", "fB", BB(bits((float) a)), 0, 0},
     {"cvt.rz.bf16.f32", "hf", FI(a != a ? 0x7fff : bits(a) >> 16), 0, 0},
     {"cvt.rn.f16.s32", "hw", S(to_half((double) a)), 0, 0},
     {"cvt.rni.s32.f16", "wH", HH((u32) to_int<s32>(nearbyint(a))), 0, 0},
     {"cvt.rn.bf16x2.f32", "wff", FI(to_bf16(a) << 16 | to_bf16(b)), 0, 0},
     {"cvt.rn.f16x2.f32", "wff", FI(to_half(a) << 16 | to_half(b)), 0, 0},
-    {"cvt.rn.satfinite.e4m3x2.f32", "hff", FI(to_e4m3(a) << 8 | to_e4m3(b)), 0, 0},
-    {"cvt.rn.f16x2.e4m3x2", "wh", [](u64 a, u64, u64) -> u64 { u64 r = 0; for (int i = 0; i < 2; i++) { u32 c = (u32) (a >> 8 * i & 255); double v = (c & 127) == 127 ? NAN : e4m3_at(c & 127); r |= to_half(c & 128 ? -v : v) << 16 * i; } return r; }, 0, 0},
+    {"cvt.rn.satfinite.e4m3x2.f32", "hff",
+        FI(to_e4m3(a) << 8 | to_e4m3(b)), 0, 0},
+    {"cvt.rn.f16x2.e4m3x2", "wh",
+        [](u64 a, u64, u64) -> u64 { u64 r = 0; for (int i = 0; i < 2; i++) {
+            u32 c = (u32) (a >> 8 * i & 255); double v = (c & 127) == 127 ? NAN
+            : e4m3_at(c & 127); r |= to_half(c & 128 ? -v : v) << 16 * i; }
+            return r; }, 0, 0},
 };
 
 /* Pairs: the scalar case in both halves. */
@@ -442,17 +539,20 @@ static u64 value(char kind, int i)
         if (i % 3 == 0)
             return bits(floats[(r >> 5) % nf]);
         if (i % 3 == 1)
-            return bits((float) ldexp((double) (s32) r, (int) (r >> 40 & 15) - 31));
+            return bits((float) ldexp((double) (s32) r,
+                (int) (r >> 40 & 15) - 31));
         return (u32) (r >> 20);
     case 'F':
         if (i % 3 == 0)
             return bits((double) floats[(r >> 5) % nf]);
-        return i % 3 == 1 ? bits(ldexp((double) (s64) r, (int) (r & 31) - 63)) : r;
+        return i % 3 == 1
+            ? bits(ldexp((double) (s64) r, (int) (r & 31) - 63)) : r;
     case 'H':
     case 'B':
         return i % 4 ? r >> 13 & 0xffff : to_half(floats[(r >> 5) % nf]);
     default:
-        return i % 3 == 0 ? ints[(r >> 5) % ni] : i % 3 == 1 ? r >> 3 : r >> (r & 63);
+        return i % 3 == 0 ? ints[(r >> 5) % ni]
+            : i % 3 == 1 ? r >> 3 : r >> (r & 63);
     }
 }
 
