@@ -121,7 +121,7 @@ $(foreach a,$(EMU_ARCHS),$(eval $(call EMU_PTX_RULE,$a)))
 
 -include $(shell find $(EMU) -name '*.d' 2>/dev/null)
 
-.PHONY: emu check-cuda check-cuda-emu check-cuda-ptx
+.PHONY: emu check-cuda check-cuda-emu check-cuda-ptx cover-cuda-ptx
 emu: $(EMU_PLUGIN) $(SIM_BLAS_SO)      ## the CUDA plugin on the emulator, and a fake cublasLt
 
 check-cuda: check-cuda-emu check-cuda-ptx  ## CUDA kernels without a GPU: emulator, checker, nvcc's PTX
@@ -142,4 +142,12 @@ check-cuda-ptx: $(EMU_TESTS) $(CHK_TESTS) $(EMU)/test_ptx_files \
 	$(foreach a,$(EMU_ARCHS),SIMT_ORDER=0 INFER_QUICK=1 \
 	    SIMT_PTX=$(subst $(space),:,$(strip $(call EMU_PTX,$a))) \
 	    prove -e '' $(EMU)/test_ptx_files $(EMU_TESTS) && ) true
+
+# Which of nvcc's instructions no test executes; one architecture.
+cover-cuda-ptx: $(EMU_TESTS) $(call EMU_PTX,90)  ## PTX that no test executes
+	@rm -rf $(EMU)/cover && mkdir -p $(EMU)/cover
+	SIMT_ORDER=0 SIMT_PTX_COVER=$(EMU)/cover \
+	    SIMT_PTX=$(subst $(space),:,$(strip $(call EMU_PTX,90))) \
+	    prove -e '' $(EMU_TESTS)
+	python3 kernels/sim/ptx_cover.py $(EMU)/cover
 endif
