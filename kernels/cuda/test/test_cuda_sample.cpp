@@ -18,9 +18,6 @@ extern "C" {
 #include "run/sample.h"
 }
 #include "cuda.h"
-#ifdef SIMT_EMU
-#include "control.h"
-#endif
 
 #define MAX_ROWS  5
 #define MAX_BIAS  24
