@@ -455,16 +455,14 @@ template <class F>
 static int
 plain_decode(const cu_dev_t *dev, cu_f_args_t *p)
 {
-    constexpr int  BLOCKS = F::PROMOTE ? 2 : 3;
-
     if (p->h != NULL) {
         return p->n <= 8 ? plain_decode_launch<F, 2, 1, 3, true>(dev, p)
-               : p->n <= 16 ? plain_decode_launch<F, 2, 2, BLOCKS, true>(dev, p)
+               : p->n <= 16 ? plain_decode_launch<F, 2, 2, 2, true>(dev, p)
                : plain_decode_many<F, true>(dev, p);
     }
 
     return p->n <= 8 ? plain_decode_launch<F, 1, 1, 4, false>(dev, p)
-           : p->n <= 16 ? plain_decode_launch<F, 1, 2, 4, false>(dev, p)
+           : p->n <= 16 ? plain_decode_launch<F, 1, 2, 3, false>(dev, p)
            : plain_decode_many<F, false>(dev, p);
 }
 

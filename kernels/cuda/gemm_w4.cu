@@ -305,7 +305,7 @@ w4_decode(const cu_dev_t *dev, cu_f_args_t *p)
     }
 
     return p->n <= 8 ? w4_decode_launch<1, 1, 4, MIN, false>(dev, p)
-           : p->n <= 16 ? w4_decode_launch<1, 2, 3, MIN, false>(dev, p)
+           : p->n <= 16 ? w4_decode_launch<1, 2, MIN ? 2 : 3, MIN, false>(dev, p)
            : p->n <= 32 ? w4_decode_launch<2, 4, MIN ? 1 : 2, MIN, false>(dev, p)
            : w4_decode_launch<2, 8, 1, MIN, false>(dev, p);
 }
