@@ -66,6 +66,8 @@ typedef struct {
     kern_sample_t    *sample;              /* [max_seqs], and */
     kern_edit_t      *edit;                /* [max_seqs * KERN_MAX_EDITS]:
                                             * NULL where the host samples */
+    uint32_t          max_edits;           /* of an output that the device
+                                            * samples */
     void            **scratch;             /* [n_scratch] for sampling */
     uint32_t          n_scratch;
 } infer_engine_model_t;

@@ -301,6 +301,7 @@ load_flights(infer_engine_model_t *m, const kern_ops_t *ops)
     }
 
     if (ops->sample != NULL) {
+        m->max_edits = KERN_MAX_EDITS;
         m->sample = calloc(m->max_seqs, sizeof(m->sample[0]));
         m->edit = calloc((size_t) m->max_seqs * KERN_MAX_EDITS,
                          sizeof(m->edit[0]));

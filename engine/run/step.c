@@ -147,8 +147,10 @@ step_ask(infer_engine_model_t *m, infer_flight_t *f)
         out = &f->out[k];
         out->on_device = m->sample != NULL
                          && infer_sampler_edits(out->seq->sampler)
-                            <= KERN_MAX_EDITS;
+                            <= m->max_edits;
         if (!out->on_device) {
+            /* nothing can be launched that names it */
+            infer_assert(out->seq->sched.waits);
             continue;
         }
 
@@ -441,6 +443,8 @@ step_collect(infer_engine_t *e, infer_engine_model_t *m)
     if (m->depth > 1) {
         rc = infer_model_wait(m->model);
     }
+    m->oldest = (m->oldest + 1) % m->depth;
+    m->n_flying--;
     if (rc != INFER_OK || (rc = step_sample(m, f)) != INFER_OK) {
         return step_failed(e, m, rc);
     }
@@ -451,8 +455,6 @@ step_collect(infer_engine_t *e, infer_engine_model_t *m)
     m->ran_us = e->now_us;
     atomic_fetch_add(&e->bus.stats->rows, f->plan.n_rows);
     infer_sched_ran(&m->sched, &f->plan, e->now_us - start_us);
-    m->oldest = (m->oldest + 1) % m->depth;
-    m->n_flying--;
     step_leave(e, f);
     atomic_fetch_add(&e->bus.hdr->steps, 1);
 

@@ -29,6 +29,8 @@ enum { FAKE_EAGER = 0, FAKE_LAZY, FAKE_MIXED };
 typedef struct {
     int       when;                /* FAKE_* */
     uint32_t  fail_step;           /* this one fails, from 1; 0: none */
+    int       lose;                /* results cannot be had any more */
+    uint32_t  by_host;             /* rows of logits that were asked for */
     uint32_t  steps, ahead, bad;   /* done; rows that name an output; reads of
                                     * what nobody wrote */
     uint32_t  most;                /* steps in flight at once */
@@ -397,13 +399,15 @@ fake_last(kern_ctx_t *c)
 static float *
 fake_logits_of(kern_ctx_t *c, uint32_t out)
 {
-    return fake_last(c)->logits + out * c->shape.vocab;
+    fake.by_host++;
+
+    return fake.lose ? NULL : fake_last(c)->logits + out * c->shape.vocab;
 }
 
 static const kern_sampled_t *
 fake_sampled(kern_ctx_t *c, uint32_t out)
 {
-    return &fake_last(c)->sampled[out];
+    return fake.lose ? NULL : &fake_last(c)->sampled[out];
 }
 
 static uint64_t

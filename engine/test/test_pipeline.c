@@ -51,7 +51,7 @@ typedef struct {
     infer_gguf_t   *gguf;
     void           *image;
     size_t          image_bytes;
-    uint32_t        entry, n_pages;
+    uint32_t        entry, n_pages, max_edits;
     int             wake_fd, entry_fd;
     kern_ops_t      ops;
     infer_ref_t     ref[N];
@@ -207,6 +207,9 @@ engine_open(world_t *w)
     m->vocab = tiny_default.V;
     if (infer_engine_arrays(e, m, &err) != INFER_OK) {
         bail(err.text);
+    }
+    if (w->max_edits != 0) {
+        m->max_edits = w->max_edits;
     }
     w->e = e;
     infer_engine_look_at_all(e);
@@ -485,6 +488,12 @@ test_runs(uint32_t depth, uint32_t n_pages, uint32_t cuts, uint32_t kills,
     for (i = 0; i < n_worlds && good; i++) {
         fake.when = (int) (i % 3);
         world_open(&w, depth, n_pages);
+        if (i % 2) {
+            /* enough for biases and bans, not for penalties */
+            w.max_edits = 12;
+            engine_close(&w);
+            engine_open(&w);
+        }
         good = run_all(&w, cuts, kills);
         preempted += w.e->model[0].sched.preemptions;
         world_close(&w);
@@ -492,30 +501,35 @@ test_runs(uint32_t depth, uint32_t n_pages, uint32_t cuts, uint32_t kills,
     ok(good, "depth %u, %u pages, cuts %u, kills %u: %u steps, %u rows ahead, "
        "%u preempted", depth, n_pages, cuts, kills, fake.steps, fake.ahead,
        preempted);
-    ok(fake.most == depth && (depth == 1) == (fake.ahead == 0),
-       "as many steps at once as can be");
+    ok(fake.most == depth && (depth == 1) == (fake.ahead == 0)
+       && fake.by_host > 0, "as many steps at once as can be, %u rows by the "
+       "host", fake.by_host);
     n_preempted += preempted;
 }
 
-/* The device breaks: what was published stays, the next engine goes on. */
+/* The device breaks, in a step or with what it has sampled or not: what was
+ * published stays, the next engine goes on. */
 static void
-test_broken(void)
+test_broken(uint32_t fail_step, uint32_t lose_turn, uint32_t depth)
 {
     int       rc = 0, good = 1;
     uint32_t  k, i;
     world_t   w;
 
-    fake = (fake_conf_t) { .when = FAKE_LAZY, .fail_step = 12 };
-    world_open(&w, 2, ROOMY);
+    fake = (fake_conf_t) { .when = FAKE_LAZY, .fail_step = fail_step };
+    world_open(&w, depth, ROOMY);
     for (k = 0; k < SEQS; k++) {
         submit(&w, k, 0);
     }
     for (i = 0; i < 100 && rc >= 0; i++) {
+        fake.lose = lose_turn != 0 && i >= lose_turn;
         rc = turn(&w);
     }
-    ok(rc == INFER_DEVICE, "a step that fails is the engine's end");
+    ok(rc == INFER_DEVICE, "depth %u: a step that fails is the engine's end",
+       depth);
     engine_close(&w);
     fake.fail_step = 0;
+    fake.lose = 0;
     engine_open(&w);
     for (i = 0; i < 1000; i++) {
         (void) turn(&w);
@@ -551,7 +565,9 @@ main(void)
         test_runs(2, ROOMY, 5, 0, 6);
         test_runs(2, FEW, 5, 0, 6);
         test_runs(2, FEW, 3, 3, 6);
-        test_broken();
+        test_broken(12, 0, 2);
+        test_broken(0, 10, 2);
+        test_broken(0, 10, 1);
     }
 
     ok(n_preempted > 0, "some were preempted");
