@@ -9,6 +9,7 @@ What is not there is not measured and nothing is installed. Environment:
   ROWS=A,B       only these: q4_1 q4_0 q8_0 server static share context head
                  0.5b 1b kernels
   ROUNDS=3 MINUTES=13   alternations, as far as there is time
+  LOADS=C:N,...  clients and requests of the server rows (1:4,8:8,16:24,32:48)
   SVG=FILE       where the picture goes (BUILD/bench.svg)
 
 The machine's limits are measured first. Every engine runs once in the first
@@ -19,6 +20,7 @@ compare, those of two machines or days do not.
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -357,6 +359,8 @@ def machine():
 
 def main():
     start = time.monotonic()
+    # servers that were started end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"{machine()}, {time.strftime('%Y-%m-%d')}, load "
           f"{os.getloadavg()[0]:.1f}", flush=True)
     have = files()

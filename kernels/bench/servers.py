@@ -14,7 +14,9 @@ import urllib.request
 from engines import BUILD, DAS, LLAMA, THREADS, run, tool
 
 OPENVINO = os.environ.get("OPENVINO", "")
-LOADS = {1: 4, 8: 8, 16: 24, 32: 48}        # clients: requests
+LOADS = {int(c): int(n) for c, n in                # clients: requests
+         (pair.split(":") for pair in
+          os.environ.get("LOADS", "1:4,8:8,16:24,32:48").split(","))}
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -32,6 +34,8 @@ def started(cmd, ready, env=None):
                         up = r.status == 200
                 if not up:
                     time.sleep(0.1)
+            time.sleep(0.2)
+            up = up and p.poll() is None    # not another on this port
             if not up:
                 print(f"  {os.path.basename(cmd[0])}: not ready", flush=True)
             yield p if up else None
