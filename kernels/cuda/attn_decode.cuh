@@ -703,7 +703,7 @@ dec_is_last(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u, uint3
 KV_CONST int
 dec_blocks(uint32_t type, int dim)
 {
-    return !kv_scaled(type) || dim < 128 ? 4 : dim == 128 ? 3 : 2;
+    return !kv_scaled(type) || dim == 64 ? 4 : dim <= 128 ? 3 : 2;
 }
 
 /* attn_decode_k: one row of attention for each of the first n_decode sequences

@@ -50,8 +50,14 @@ typedef struct {
     uint32_t        g, group, row0, pos0;      /* of the sequence */
     uint32_t        first, rows;               /* (row, head) pairs: of the tile, of the sequence */
     uint32_t        keys;                      /* that the tile's last row sees */
-    const int32_t  *table;
 } pre_unit_t;
+
+/* The block's row of the page table; made when needed, registers are short. */
+DEV_INLINE const int32_t *
+pre_table(const attn_job_t &job)
+{
+    return job.p.table + (size_t) (job.p.n_decode + blockIdx.z) * job.p.max_pages;
+}
 
 template <uint32_t TYPE>
 DEV_INLINE uint32_t
@@ -71,7 +77,16 @@ pre_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
     }
 }
 
-/* The tile's queries, rotated, scaled and rounded; rows beyond the sequence are zero. */
+/* Where a row's position is kept: in the padding of its query. */
+template <int D>
+DEV_INLINE uint32_t *
+pre_position(uint16_t *q, uint32_t m)
+{
+    return (uint32_t *) (q + m * pre_tile_t<D, 1>::PITCH + D);
+}
+
+/* The tile's queries, rotated, scaled and rounded, and positions of its rows; rows beyond the
+ * sequence are zero and see what its last one sees. */
 template <uint32_t TYPE, int D, int WM>
 DEV_INLINE void
 pre_query(uint16_t *q, const attn_job_t &job, const pre_unit_t &u)
@@ -93,6 +108,9 @@ pre_query(uint16_t *q, const attn_job_t &job, const pre_unit_t &u)
             w.y = pre_pack<TYPE>(b.x * job.scale, b.y * job.scale);
         }
         st8(q + m * T::PITCH + d, w);
+        if (d == 0) {
+            *pre_position<D>(q, m) = u.pos0 + min(at, u.rows - 1) / u.group;
+        }
     }
 }
 
@@ -105,10 +123,10 @@ pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t 
     typedef pre_tile_t<D, WM>  T;
     constexpr uint32_t         UNITS = D / 8, STEP = PRE_THREADS / UNITS, ROWS = 2 * T::KEYS;
     const uint32_t             c = threadIdx.x % UNITS, r0 = threadIdx.x / UNITS;
-    const uint8_t             *low = kv_head(job.a, u.table, from, u.g), *high = low;
+    const uint8_t             *low = kv_head(job.a, pre_table(job), from, u.g), *high = low;
 
     if (T::PAGES > 1 && from + KERN_PAGE_TOKENS < u.keys) {
-        high = kv_head(job.a, u.table, from + KERN_PAGE_TOKENS, u.g);
+        high = kv_head(job.a, pre_table(job), from + KERN_PAGE_TOKENS, u.g);
     }
     if (PRE_THREADS % UNITS != 0 && r0 >= STEP) {
         return;
@@ -117,13 +135,15 @@ pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t 
     high += kv_at(TYPE, D, false, r0) + c * 16;
     kv += r0 * T::PITCH + c * 8;
     if constexpr (KERN_PAGE_TOKENS % STEP == 0) {           /* all steps are constants */
+        const int  left = (int) (u.keys - from - r0);
+
 #pragma unroll
         for (uint32_t r = 0; r < ROWS; r += STEP) {
             const uint32_t  key = r % T::KEYS;
 
             cp16(kv + r * T::PITCH, (key < KERN_PAGE_TOKENS ? low : high)
                                     + kv_at(TYPE, D, r >= T::KEYS, key % KERN_PAGE_TOKENS),
-                 from + key + r0 < u.keys);
+                 (int) key < left);
         }
     } else {
         for (uint32_t r = 0; r + r0 < ROWS; r += STEP) {
@@ -147,7 +167,7 @@ pre_fetch_8(uint8_t *raw, const attn_job_t &job, const pre_unit_t &u, uint32_t f
     for (int p = 0; p < T::PAGES; p++) {
         uint32_t        pos = from + p * KERN_PAGE_TOKENS;
         bool            on = pos < u.keys;
-        const uint8_t  *head = kv_head(job.a, u.table, on ? pos : from, u.g);
+        const uint8_t  *head = kv_head(job.a, pre_table(job), on ? pos : from, u.g);
 
 #pragma unroll(1)
         for (uint32_t i = threadIdx.x; i < T::PAGE8 / 16; i += PRE_THREADS) {
@@ -240,35 +260,22 @@ pre_unit(pre_unit_t *u, const attn_job_t &job)
     u->pos0 = (uint32_t) job.p.seq_pos0[seq];
     u->keys = u->pos0 + 1
               + (min(u->rows, u->first + pre_tile_t<D, WM>::ROWS) - 1) / u->group;
-    u->table = job.p.table + (size_t) seq * job.p.max_pages;
     return u->first < u->rows;
 }
 
-/* Position of the warp's row `i` (of 16 WM); of the sequence's last row where there is none. */
-template <int WM>
-DEV_INLINE uint32_t
-pre_position(const pre_unit_t &u, uint32_t i)
-{
-    uint32_t  at = u.first + threadIdx.x / DEV_WARP * 16 * WM + i;
-
-    return u.pos0 + min(at, u.rows - 1) / u.group;
-}
-
-/* Keys after a row's own position out of its scores. from: position of the tile's first key. What is
- * known of the rows is looked up again, few tiles need it. */
+/* Keys after a row's own position out of its scores. q: of the warp; from: position of the tile's
+ * first key. */
 template <int D, int WM>
 DEV_INLINE void
-pre_mask(float s[WM][pre_tile_t<D, WM>::KEYS / 8][4], const attn_job_t &job, uint32_t from)
+pre_mask(float s[WM][pre_tile_t<D, WM>::KEYS / 8][4], uint16_t *q, uint32_t from)
 {
     const uint32_t  lane = threadIdx.x % DEV_WARP;
-    pre_unit_t      u;
 
-    pre_unit<D, WM>(&u, job);
 #pragma unroll
     for (int mi = 0; mi < WM; mi++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int  see = (int) (pre_position<WM>(u, mi * 16 + half * 8 + lane / 4) - from)
+            int  see = (int) (*pre_position<D>(q, mi * 16 + half * 8 + lane / 4) - from)
                        - (int) (lane % 4 * 2);
 
 #pragma unroll
@@ -411,7 +418,6 @@ attn_prefill_k(attn_job_t job)
     uint8_t         *raw = (uint8_t *) (kv + KV);
     pre_unit_t       u;
     float            o[WM][D / 8][4], s[WM][T::KEYS / 8][4], m[WM][2], l[WM][2];
-    uint32_t         free;                     /* keys that all rows of the warp see */
 
     dev_wait();
     dev_launch_dependents();
@@ -434,7 +440,6 @@ attn_prefill_k(attn_job_t job)
             (&o[mi][0][0])[i] = 0;
         }
     }
-    free = pre_position<WM>(u, 0) + 1;
     q += warp * 16 * WM * T::PITCH;
 
     for (uint32_t from = 0, stage = 0; from < u.keys; from += T::KEYS) {
@@ -461,8 +466,8 @@ attn_prefill_k(attn_job_t job)
         }
 
         pre_scores<TYPE, D, WM>(s, q, tile);
-        if (from + T::KEYS > free) {
-            pre_mask<D, WM>(s, job, from);
+        if (from + T::KEYS > *pre_position<D>(q, 0) + 1) {
+            pre_mask<D, WM>(s, q, from);
         }
         pre_softmax<D, T::KEYS, WM>(s, o, m, l);
         pre_values<TYPE, D, WM>(o, s, tile + KV / 2);
