@@ -314,7 +314,8 @@ blas_plan(cu_blas_t *b, const blas_key_t *key, const cu_f_args_t *args)
     p->key = *key;
     p->used = 1;
     p->ok = blas_plan_make(b, p, args) == INFER_OK
-            && (key->mode != BLAS_VECTOR || blas_vectors(b, p, args) == INFER_OK)
+            && (key->mode != BLAS_VECTOR
+                || blas_vectors(b, p, args) == INFER_OK)
             && blas_choose(b, p) == INFER_OK;
     return p;
 }

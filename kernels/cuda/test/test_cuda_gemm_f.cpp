@@ -89,7 +89,8 @@ gate_up(TestDev &t, const Case &c, uint32_t n)
     for (size_t i = 0; i < count; i++) {
         const float   *s = &sums[i / c.n_out * 2 * c.n_out + i % c.n_out];
         const double   ref = s[0] / (1 + exp(-(double) s[0])) * s[c.n_out];
-        const float    v = f16 ? cpu_f16_to_f32(got[i]) : cpu_bf16_to_f32(got[i]);
+        const float    v = f16 ? cpu_f16_to_f32(got[i])
+                               : cpu_bf16_to_f32(got[i]);
 
         bad = fmax(bad, fabs(v - ref) / (fabs(ref) + 6.2e-5));
     }
@@ -97,6 +98,48 @@ gate_up(TestDev &t, const Case &c, uint32_t n)
     ok(ran && h.clean() && bad <= (f16 ? ldexp(1, -10) : ldexp(1, -7)),
        "%s gate and up %ux%u, %u rows: relative error %.1e", name(c), c.n_out,
        c.n_in, n, bad);
+}
+
+/* A row of NaN fails that row and no other, also where rows end within a
+ * block and a lane's piece would reach into the next one. */
+static void
+nan_row(TestDev &t, cu_family_e f, uint32_t n)
+{
+    const Case          c = { f, 17, 96, 32, false };
+    const uint32_t      bad = n / 2;
+    Matrix              m;
+    Acts                x;
+    TestBuf<float>      y((size_t) n * c.n_out);
+    std::vector<float>  want, got;
+    cu_linear_t         l = {};
+    bool                ran = true, same = true;
+
+    make(m, c);
+    make_acts(x, f, n, c.n_in);
+    l.w[0] = &m.w;
+    l.y = y.p;
+    l.ldy = c.n_out;
+    ran = cu_linear_f(&t.dev, &l, &x.a, n) == INFER_OK && t.sync();
+    want = y.down();
+
+    std::vector<uint8_t>  raw = x.dev.down();
+    const size_t          row = raw.size() / n;
+
+    memset(&raw[bad * row], 0xff, row);   /* NaN as bf16, f16 and e4m3 */
+    x.dev.up(raw);
+    ran = ran && cu_linear_f(&t.dev, &l, &x.a, n) == INFER_OK && t.sync();
+    got = y.down();
+
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t o = 0; o < c.n_out; o++) {
+            const size_t  at = (size_t) i * c.n_out + o;
+
+            same = same && (i == bad ? isnan(got[at])
+                                     : memcmp(&got[at], &want[at], 4) == 0);
+        }
+    }
+
+    ok(ran && same, "%s: a NaN fails its row of %u and no other", name(c), n);
 }
 
 /* GGUF blocks to W4A16: the values of kern_dequant_ref(). */
@@ -243,6 +286,12 @@ family(TestDev &t, cu_family_e f, bool min)
 
     for (uint32_t n : { 1u, 9u, 33u, 65u }) {
         three(t, f, n);
+    }
+
+    for (uint32_t n : { 5u, 12u, 40u, 70u }) {
+        if (f != CU_W8A8) {
+            nan_row(t, f, n);
+        }
     }
 
     for (uint32_t n : { 1u, 9u, 17u, 64u }) {
