@@ -73,6 +73,14 @@ def raw_llama(path, prompt, batches):
                 yield f"decode {row['pl']}", row["speed_tg"]
 
 
+def das_tests(path):
+    """test -> tokens a second, of dasllama-bench's JSON."""
+    with open(path) as f:
+        return {name: float(test["tok_s"]) for entry in json.load(f)
+                for ran in entry["runs"]
+                for name, test in ran["tests"].items() if "tok_s" in test}
+
+
 def raw_das(path, prompt, batches):
     bench = tool(DAS, "dasllama-bench")
     if not bench:
@@ -86,15 +94,14 @@ def raw_das(path, prompt, batches):
                    else [])
                 + ["-o", "json", "--json-path", f.name])
             with contextlib.suppress(ValueError, OSError):
-                for row in json.load(open(f.name)):
-                    test = str(row.get("test", ""))
-                    speed = float(row.get("tok_s") or row.get("avg_ts") or 0)
-                    if test == f"pp{prompt}" and i == 0:
-                        yield f"prefill {prompt}", speed
-                    elif test == "tg48" and i == 0:
-                        yield "decode 1", speed
-                    elif test.endswith(f"@{npl}") and batches:
-                        yield f"decode {npl}", speed
+                tests = das_tests(f.name)
+                if i == 0:
+                    yield f"prefill {prompt}", tests.get(f"pp{prompt}")
+                    yield "decode 1", tests.get("tg48")
+                if batches:
+                    yield f"decode {npl}", next(
+                        (v for k, v in tests.items()
+                         if k.endswith(f"@{npl}")), None)
 
 
 def beside_a_busy_process(path):
