@@ -42,8 +42,9 @@ CHK_TESTS := $(patsubst $(EMU)/%,$(EMU)/chk/%,$(EMU_TESTS) \
              $(filter $(EMU)/test_sim%,$(SIM_TESTS)))
 EMU_PLUGIN := $(BUILD)/libngx_infer_cuda_emu.so
 
-# nvcc's work, checked by the interpreter: one architecture of each kind.
-EMU_ARCHS ?= 80 90 120
+# nvcc's work, checked by the interpreter: with and without dependent
+# launches and fp8. Any others by EMU_ARCHS=.
+EMU_ARCHS ?= 80 90
 EMU_PTX    = $(foreach f,$(EMU_CU),$(EMU)/ptx/$1/$(notdir $(f:.cu=.ptx)))
 
 $(EMU)/obj/%.cu.o: %.cu | $(BUILD)/infer_build_id.h
@@ -139,7 +140,7 @@ check-cuda-ptx:
 else
 check-cuda-ptx: $(EMU_TESTS) $(CHK_TESTS) $(EMU)/test_ptx_files \
     $(foreach a,$(EMU_ARCHS),$(call EMU_PTX,$a))
-	$(foreach a,$(EMU_ARCHS),SIMT_ORDER=0 INFER_QUICK=1 \
+	$(foreach a,$(EMU_ARCHS),SIMT_DEVICE=cc=$a SIMT_ORDER=0 INFER_QUICK=1 \
 	    SIMT_PTX=$(subst $(space),:,$(strip $(call EMU_PTX,$a))) \
 	    prove -e '' $(EMU)/test_ptx_files $(EMU_TESTS) && ) true
 
