@@ -1,10 +1,10 @@
 /*
- * sample_log.cuh: logprobs: the f64 sum of exp(l - max) and the largest logits. The CPU adds element
- * k in lane k % 8, each lane in the order of ids, rounding after each addition. Here:
+ * sample_log.cuh: logprobs: the f64 sum of exp(l - max) and the largest logits. The CPU adds
+ * element k in lane k % 8, each lane in the order of ids, rounding after each addition. Here:
  *
  *   launch 2   a warp sums each lane's part of its chunk, in any order
- *   launch 3   so the exponent of the sum before and after a chunk is known, and what the chunk adds
- *              to a sum with that exponent is computed for all chunks at once (sample_add_t)
+ *   launch 3   so the exponent of the sum before and after a chunk is known, and what the chunk
+ *              adds to a sum with that exponent is computed for all chunks at once (sample_add_t)
  *   launch 4   a warp a lane puts them together; the few chunks in which the exponent changes are
  *              added element by element
  */
@@ -20,7 +20,8 @@
 
 /* exp(l - max) of the t-th element of a lane's part of the chunk from lo. */
 DEV_INLINE float
-sample_lane_exp(const sample_args_t *a, const float *l, float max, u64 lo, uint32_t t, uint32_t lane)
+sample_lane_exp(const sample_args_t *a, const float *l, float max, u64 lo, uint32_t t,
+    uint32_t lane)
 {
     u64  k = lo + (u64) t * SAMPLE_LANES + lane;
 

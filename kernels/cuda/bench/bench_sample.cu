@@ -2,8 +2,8 @@
  * bench_sample.cu: cu_sample() on a real GPU: microseconds of one step's sampling from a graph,
  * against the time that reading the logits once takes at the bandwidth measured here.
  *
- *   nvcc -O3 -std=c++17 -fmad=false -arch=sm_90a -Iengine -Ikernels -Ikernels/cuda -o bench_sample \
- *       kernels/cuda/bench/bench_sample.cu kernels/cuda/sample.cu
+ *   nvcc -O3 -std=c++17 -fmad=false -arch=sm_90a -Iengine -Ikernels -Ikernels/cuda \
+ *       -o bench_sample kernels/cuda/bench/bench_sample.cu kernels/cuda/sample.cu
  *   ./bench_sample [quick]
  *
  * Logits: normal, spread 2.5, a few likely tokens, as models make them. Each launch finds the
