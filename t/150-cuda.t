@@ -28,7 +28,8 @@ sub ask {
 # Tokens and top pairs of an answer to completions.
 sub tokens {
     my ($json) = @_;
-    return @{ $json->{choices}[0]{logprobs}{tokens} || [] };
+    my $lp = @{ $json->{choices} || [] } && $json->{choices}[0]{logprobs};
+    return $lp ? @{ $lp->{tokens} } : ();
 }
 
 # 1 when @$got follows the answer $want by the near-tie rule.
@@ -48,7 +49,7 @@ sub follows {
 sub stream_tokens {
     my ($s, $first) = @_;
     my @t = map { tokens($_) } $first || ();
-    while (my $e = $s->event) { push @t, tokens($e) }
+    while (ref(my $e = $s->event)) { push @t, tokens($e) }
     return @t;
 }
 

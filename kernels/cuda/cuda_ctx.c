@@ -42,6 +42,8 @@ ctx_cut(ctx_region_t *r, size_t bytes)
 int
 cu_failed(kern_ctx_t *c, const char *call, cudaError_t rc)
 {
+    /* the runtime's memory of it is not for the next one who asks */
+    (void) cudaGetLastError();
     if (!c->broken) {
         c->broken = 1;
         snprintf(c->error, sizeof(c->error), "%.80s: %s (%d)", call,
