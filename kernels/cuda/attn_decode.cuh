@@ -225,7 +225,7 @@ template <uint32_t TYPE, int D>
 DEV_INLINE void
 dec_scores_16(float s[DEC_TILES][2], const dec_smem_t<D> *sm, const uint8_t *head, uint32_t n)
 {
-    constexpr int   SPANS = dec_smem_t<D>::SPANS, STEP = SPANS % 2 ? 3 : 2;
+    constexpr int   SPANS = dec_smem_t<D>::SPANS, STEP = SPANS > 4 ? 2 : SPANS;
     const uint32_t  lane = threadIdx.x % DEV_WARP, r = lane / 4, c = lane % 4;
     float           acc[DEC_TILES][4] = { };
 
@@ -382,7 +382,7 @@ dec_values_16(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *hea
         dec_split<TYPE>(p[2 * u][0], p[2 * u][1], &a[u][0], &a[u][1]);
         dec_split<TYPE>(p[2 * u + 1][0], p[2 * u + 1][1], &a[u][2], &a[u][3]);
     }
-#pragma unroll(1)
+#pragma unroll(D == 128 ? 2 : 1)
     for (uint32_t d0 = 0; d0 < D; d0 += 64) {
         uint4  v[2][4];
         float  acc[8][4] = { };
@@ -520,17 +520,22 @@ dec_merge(dec_smem_t<D> *sm, const float *o, const attn_job_t &job, const dec_un
     uint32_t part, uint32_t pages, bool first, bool last, int parity)
 {
     for (uint32_t i = threadIdx.x; i < u.n_heads * D; i += DEC_WARPS * DEV_WARP) {
-        uint32_t  h = i / D;
-        float     m = sm->ml[parity][0][h][0], v = 0, l = 0;
+        const uint32_t  h = i / D;
+        float           part_m[DEC_WARPS], m = -INFINITY, v = 0, l = 0;
 
-        for (uint32_t w = 1; w < pages; w++) {
-            m = fmaxf(m, sm->ml[parity][w][h][0]);
+#pragma unroll
+        for (uint32_t w = 0; w < DEC_WARPS; w++) {
+            part_m[w] = w < pages ? sm->ml[parity][w][h][0] : -INFINITY;
+            m = fmaxf(m, part_m[w]);
         }
-        for (uint32_t w = 0; w < pages; w++) {
-            float  e = dev_exp2(sm->ml[parity][w][h][0] - m);
+#pragma unroll
+        for (uint32_t w = 0; w < DEC_WARPS; w++) {
+            if (w < pages) {
+                float  e = dev_exp2(part_m[w] - m);
 
-            v = fmaf(o[w * u.n_heads * D + i], e, v);
-            l = fmaf(sm->ml[parity][w][h][1], e, l);
+                v = fmaf(o[w * u.n_heads * D + i], e, v);
+                l = fmaf(sm->ml[parity][w][h][1], e, l);
+            }
         }
         if (!first) {
             float  rm = sm->run_ml[parity ^ 1][h][0], nm = fmaxf(rm, m);
@@ -703,7 +708,7 @@ dec_is_last(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u, uint3
 KV_CONST int
 dec_blocks(uint32_t type, int dim)
 {
-    return !kv_scaled(type) || dim == 64 ? 4 : dim <= 128 ? 3 : 2;
+    return dim == 64 ? 4 : dim <= 128 ? 3 : kv_scaled(type) ? 2 : 4;
 }
 
 /* attn_decode_k: one row of attention for each of the first n_decode sequences

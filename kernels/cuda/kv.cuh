@@ -11,6 +11,7 @@
 
 #include "rope.cuh"
 
+#define KV_PAIRS       4       /* of a lane, in a head of up to 256 values */
 #define KV_CONST       static __host__ __device__ __forceinline__ constexpr
 #define KV_BIAS(type)  ((type) == KERN_KV_FP8 ? 256.0f : 1.0f)
 
@@ -117,13 +118,21 @@ DEV_INLINE void
 kv_append(uint8_t *head, uint32_t type, uint32_t dim, bool value, uint32_t slot, const float *x,
     const float *table, uint32_t rope_dim)
 {
-    for (uint32_t d = threadIdx.x % DEV_WARP * 2; d / 64 * 64 < dim; d += 64) {
-        float2  v = make_float2(0, 0);
+    const uint32_t  d0 = threadIdx.x % DEV_WARP * 2;
+    float2          v[KV_PAIRS];
 
-        if (d < dim) {
-            v = rope_pair(x, d, table, value ? 0 : rope_dim);
+#pragma unroll
+    for (uint32_t j = 0; j < KV_PAIRS; j++) {       /* all on their way before the first is used */
+        v[j] = make_float2(0, 0);
+        if (d0 + 64 * j < dim) {
+            v[j] = rope_pair(x, d0 + 64 * j, table, value ? 0 : rope_dim);
         }
-        kv_put(head, type, dim, value, slot, d, v, d < dim);
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < KV_PAIRS; j++) {
+        if (64 * j < dim) {
+            kv_put(head, type, dim, value, slot, d0 + 64 * j, v[j], d0 + 64 * j < dim);
+        }
     }
 }
 
