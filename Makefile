@@ -60,7 +60,7 @@ BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
 .DEFAULT_GOAL := all
 .SECONDARY:
 
-all: engine module                     ## the engine, the tools and the module
+all: engine module cuda                ## the engine, the tools, the module, the CUDA plugin
 
 engine: $(ENGINE) $(TOOLS)
 module: $(MODULE)
@@ -240,7 +240,8 @@ test-sanitizer:
 
 # The module and the engine instrumented, under a stock nginx.
 ASAN_TESTS := t/020-http.t t/100-stream.t t/110-kill-engine.t \
-              t/113-cancel.t t/118-limits.t t/120-kv.t t/121-slow.t
+              t/113-cancel.t t/118-limits.t t/120-kv.t t/121-slow.t \
+              t/160-cache.t t/161-join.t
 test-nginx-sanitizer:
 	@$(MAKE) --no-print-directory $(JOBS) SANITIZER=address,undefined all tiny
 	BUILD=build-address-undefined INFER_SHORT=1 \
@@ -253,11 +254,13 @@ tsan:                                  ## unit tests under ThreadSanitizer
 test-nginx: all tiny poison
 	BUILD=$(BUILD) prove -It/lib t/*.t
 
+# One architecture of the CUDA plugin is enough for tests (TEST_ARCHS=).
+TEST_ARCHS ?= 90a
 test: deps                             ## everything that tests need, then all tests
-	@$(MAKE) --no-print-directory $(JOBS) all tiny
+	@$(MAKE) --no-print-directory $(JOBS) CUDA_ARCHS='$(TEST_ARCHS)' all tiny
 	@sh t/tool/fetch_model.sh $(DEMO_MODEL)
 	@$(MAKE) --no-print-directory $(JOBS) $(TESTS)
-	@$(MAKE) --no-print-directory test-all
+	@$(MAKE) --no-print-directory CUDA_ARCHS='$(TEST_ARCHS)' test-all
 
 # The kernels and their tests for aarch64, run by qemu on fewer
 # shapes.

@@ -22,9 +22,15 @@ CUDA_CU  := $(wildcard kernels/cuda/*.cu)
 CUDA_C   := $(wildcard kernels/cuda/*.c)
 CUDA_OBJ := $(patsubst %,$(CUDA_DIR)/%.o,$(CUDA_CU) $(CUDA_C))
 
+# Another list of architectures makes other objects.
+$(CUDA_DIR)/archs: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CUDA_ARCHS) $(CUDA_PTX)' | cmp -s - $@ || \
+	    echo '$(CUDA_ARCHS) $(CUDA_PTX)' > $@
+
 # What the compiler printed is kept: ptxas_check.py reads spills and
 # registers from it.
-$(CUDA_DIR)/%.cu.o: %.cu
+$(CUDA_DIR)/%.cu.o: %.cu $(CUDA_DIR)/archs
 	@mkdir -p $(@D)
 	$(call say,NVCC,$<)
 	$(Q)$(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $< > $@.log 2>&1 || \
