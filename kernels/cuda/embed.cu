@@ -89,12 +89,12 @@ embed_w4(const cu_weight_t &w, uint32_t id, uint32_t k, float x[4])
     const uint16_t  *s = (const uint16_t *) w.scale
                          + ((tile * groups + 4 * k / w.group) * 16 + 2 * g + high)
                            * (w.form == CU_N4M ? 2 : 1);
-    const float      d = dev_f16(s[0]), m = w.form == CU_N4M ? dev_f16(s[1]) : -8 * d;
+    const float      d = dev_f16(s[0]), m = w.form == CU_N4M ? dev_f16(s[1]) : 0;
 
     for (int i = 0; i < 4; i++) {
         const uint32_t  q = v >> 4 * (i / 2 * 2 + high + i % 2 * 4) & 15;
 
-        x[i] = d * (float) q + m;
+        x[i] = w.form == CU_N4M ? d * (float) q + m : d * (float) ((int) q - 8);
     }
 }
 

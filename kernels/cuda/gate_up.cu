@@ -2,12 +2,11 @@
  * gate_up.cu: cu_gate_up(): the linears of gate and up, silu(gate) * up, and its quantization.
  */
 
-#include "dev.cuh"
 #include "gemm.h"
 #include "gemm_f.h"
+#include "quant.cuh"
 
 #define SILU_THREADS  256
-#define SILU_BLOCKS   8            /* of an SM */
 
 /* kern_exp() of kernels/ref, the same operations in the same order. */
 DEV_INLINE float
@@ -35,32 +34,62 @@ silu_exp(float x)
     return p * __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000);
 }
 
-/* silu_k: g[i] = silu(g[i]) * u[i]
- * shapes   g, u f32 [n], n % 4 == 0
- * launch   up to 8 blocks of 256 an SM, four values a thread and turn
- * math     equal bits to kern_silu_mul_ref
- * traffic  12 n bytes     bound: L2, which holds what the linears wrote
+/* silu_k: a[t, :] = quantized(silu(g[t, :]) * u[t, :]); PLAIN: g[t, :] = that, not quantized
+ * shapes   g, u f32 [n, F] one after the other, F % 32 == 0
+ * launch   blocks of 256, four values a thread
+ * math     equal bits to kern_silu_mul_ref and kern_quantize_ref
+ * traffic  8 n F bytes in, the forms out     bound: L2, which holds what the linears wrote
  * measured not measured
  * source   ref_vec.c */
+template <bool PLAIN>
 __global__ void __launch_bounds__(SILU_THREADS)
-silu_k(float *g, const float *u, uint64_t n)
+silu_k(float *g, const float *u, uint64_t n, uint32_t want, cu_acts_t a)
 {
-    const uint64_t  step = (uint64_t) gridDim.x * SILU_THREADS * 4;
+    const uint64_t  i = ((uint64_t) blockIdx.x * SILU_THREADS + threadIdx.x) * 4;
+    const bool      on = i < n;
+    float           v[4] = { 0, 0, 0, 0 };
 
     dev_wait();
     dev_launch_dependents();
-    for (uint64_t i = ((uint64_t) blockIdx.x * SILU_THREADS + threadIdx.x) * 4; i < n; i += step) {
-        const uint4     a = ld16a(g + i), b = ld16a(u + i);
-        const uint32_t  x[4] = { a.x, a.y, a.z, a.w }, y[4] = { b.x, b.y, b.z, b.w };
-        uint32_t        v[4];
+    if (on) {
+        const uint4     x = ld16a(g + i), y = ld16a(u + i);
+        const uint32_t  f[4] = { x.x, x.y, x.z, x.w }, m[4] = { y.x, y.y, y.z, y.w };
 
         for (int k = 0; k < 4; k++) {
-            const float  f = __uint_as_float(x[k]);
+            const float  s = __uint_as_float(f[k]);
 
-            v[k] = __float_as_uint(f / (1.0f + silu_exp(-f)) * __uint_as_float(y[k]));
+            v[k] = s / (1.0f + silu_exp(-s)) * __uint_as_float(m[k]);
         }
-        st16(g + i, make_uint4(v[0], v[1], v[2], v[3]));
     }
+    if (!PLAIN) {
+        norm_put(a, want, i, v, on);
+    } else if (on) {
+        st16(g + i, make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]),
+                               __float_as_uint(v[2]), __float_as_uint(v[3])));
+    }
+}
+
+/* Both products into scratch: gate's [n, F], then up's. */
+static int
+gate_up_linear(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up,
+    const cu_acts_t *a, uint32_t n, float *scratch)
+{
+    const cu_weight_t  *w[2] = { gate, up };
+    float              *y[2] = { scratch, scratch + (uint64_t) n * gate->n_out };
+    cu_linear_t         l;
+    int                 rc = INFER_OK;
+
+    if (gate->family == CU_Q8 && cu_linear_alike(gate, up)) {
+        return cu_linear_q8(dev, w, y, 2, a, n, gate->n_out, 0);
+    }
+    for (int i = 0; i < 2 && rc == INFER_OK; i++) {
+        memset(&l, 0, sizeof(l));
+        l.w[0] = w[i];
+        l.y = y[i];
+        l.ldy = gate->n_out;
+        rc = cu_linear(dev, &l, a, n);
+    }
+    return rc;
 }
 
 int
@@ -68,9 +97,8 @@ cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up, 
     uint32_t n, uint32_t want, const cu_acts_t *out, float *scratch)
 {
     const uint64_t  count = (uint64_t) n * gate->n_out;
-    const uint64_t  blocks = (count / 4 + SILU_THREADS - 1) / SILU_THREADS;
-    const uint32_t  most = (uint32_t) dev->n_sms * SILU_BLOCKS;
-    cu_linear_t     l = { { gate, NULL, NULL }, scratch, gate->n_out, 0 };
+    const dim3      blocks((uint32_t) ((count / 4 + SILU_THREADS - 1) / SILU_THREADS));
+    const bool      rows = (want & NORM_ROW) != 0;     /* scales of whole rows */
     int             rc;
 
     if (n == 0) {
@@ -79,15 +107,10 @@ cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up, 
     if (gate->family != CU_Q8 && cu_gate_up_f_fuses(gate, up, n, want)) {
         return cu_gate_up_f(dev, gate, up, a, n, want, out);
     }
-    rc = cu_linear(dev, &l, a, n);
+    rc = gate_up_linear(dev, gate, up, a, n, scratch);
     if (rc == INFER_OK) {
-        l.w[0] = up;
-        l.y = scratch + count;
-        rc = cu_linear(dev, &l, a, n);
+        rc = dev_launch(dev, rows ? silu_k<true> : silu_k<false>, blocks, dim3(SILU_THREADS), 0,
+                        scratch, scratch + count, count, want, *out);
     }
-    if (rc == INFER_OK) {
-        rc = dev_launch(dev, silu_k, dim3(blocks < most ? (uint32_t) blocks : most),
-                        dim3(SILU_THREADS), 0, scratch, scratch + count, count);
-    }
-    return rc == INFER_OK ? cu_quantize(dev, scratch, n, gate->n_out, want, out) : rc;
+    return rc == INFER_OK && rows ? cu_quantize(dev, scratch, n, gate->n_out, want, out) : rc;
 }

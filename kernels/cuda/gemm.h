@@ -99,7 +99,8 @@ cu_group_bytes(const cu_traits_t t)
     return (uint32_t) (CU_TILE * CU_GROUP * t.scale);
 }
 
-/* Bytes of a packed matrix's data, and of its scales (or minima). */
+/* Bytes of a packed matrix's data, and of its scales (or minima), rounded up
+ * to 256. */
 static inline uint64_t
 cu_q8_data(const cu_weight_t *w)
 {
@@ -112,8 +113,8 @@ cu_q8_scale(const cu_weight_t *w)
 {
     const cu_traits_t  t = cu_traits(w->form);
 
-    return (uint64_t) cu_tiles(w->n_out) * cu_groups(t, w->n_in)
-           * cu_group_bytes(t);
+    return ((uint64_t) cu_tiles(w->n_out) * cu_groups(t, w->n_in)
+            * cu_group_bytes(t) + 255) & ~(uint64_t) 255;
 }
 
 /* One matrix of a launch, and the launch: all of one form and n_in. */
@@ -136,6 +137,14 @@ typedef struct {
     uint32_t        ldy;
     int             add;
 } cu_q8_args_t;
+
+/* Whether one launch can do both matrices. */
+int cu_linear_alike(const cu_weight_t *a, const cu_weight_t *b);
+/* One launch for up to three matrices w of the q8 family that are alike;
+ * row r of the i-th result is at y[i] + r * ldy. INFER_OK or INFER_DEVICE. */
+int cu_linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w,
+    float *const *y, uint32_t n_parts, const cu_acts_t *a, uint32_t n,
+    uint32_t ldy, int add);
 
 /* y (+)= a w^T, equal bits to kern_linear_q8_ref(); chains in registers, any
  * number of rows. The launchers set n_blocks and block0. INFER_OK or

@@ -6,8 +6,8 @@
  * one chain.
  *
  * With less than 8 rows an mma's 8 columns hold several links of the same rows: column j has row
- * j / SL and link j % SL; in the step of link s the activations of all other columns are zero, and
- * the steps add up. SL is 4 for 1 and 2 rows, 2 for 4 rows.
+ * j / SL and the (j % SL)-th of SL links; in the step of a link the activations of all other
+ * columns are zero, and the steps add up. SL is 4 for 1 and 2 rows, 2 for 4 rows.
  */
 
 #ifndef KERN_CUDA_GEMM_Q8_SPLIT_CUH
@@ -22,7 +22,6 @@ struct Q8Split {
     using F = Q8Form<FORM>;
     static constexpr int  form = FORM, COLS = COLS_;
     static constexpr int  WARPS = COLS >= 8 ? 4 : 8;
-    static constexpr int  RING = COLS == 16 && !F::nibbles ? 6 : 32 / WARPS;
     static constexpr int  SL = COLS <= 2 ? 4 : COLS == 4 ? 2 : 1;
     static constexpr int  NACC = CU_GROUP / SL;            /* accumulators of a group */
     static constexpr int  NT = COLS == 16 ? 2 : 1;         /* tiles of 8 rows */
@@ -34,18 +33,26 @@ struct Q8Split {
     static constexpr int  chains = (outs + DEV_WARP - 1) / DEV_WARP * DEV_WARP;
     static constexpr int  threads = WARPS * DEV_WARP + chains;
     static constexpr int  slot = steps * CU_STEP;          /* a warp's weights of a chunk */
+    static constexpr int  pitch = per * CU_BLOCK + 16;     /* of a row of q: no bank conflicts */
+    static constexpr int  qslot = COLS * pitch;            /* a warp's rows of a chunk */
+    static constexpr int  pieces = COLS * per * 2;         /* of these, 16 bytes each */
     static constexpr int  scales = WARPS * F::group_bytes; /* of a chunk */
     static constexpr int  sums = WARPS * outs * 16;        /* of a chunk: [group][output][4] */
     static constexpr int  dpitch = KC * 4 + 16;            /* of a row of d: no bank conflicts */
     static constexpr int  mpitch = WARPS * 16 + 16;        /* of a row of dsum */
-    static constexpr int  scale_at = RING * WARPS * slot;
+    static constexpr int  chunk = WARPS * (slot + qslot) + (F::min ? 2 : 1) * scales
+                                  + COLS * (dpitch + (F::min ? mpitch : 0));
+    static constexpr int  fit = ((100 << 10) - 2 * sums) / chunk - 1;
+    static constexpr int  RING = fit < 32 / WARPS ? fit : 32 / WARPS;
+    static constexpr int  q_at = RING * WARPS * slot;
+    static constexpr int  scale_at = q_at + RING * WARPS * qslot;
     static constexpr int  min_at = scale_at + (RING + 1) * scales;
-    static constexpr int  sums_at = min_at + (F::min ? (RING + 1) * scales : 0);
-    static constexpr int  d_at = sums_at + 2 * sums;
-    static constexpr int  dsum_at = d_at + 2 * COLS * dpitch;
-    static constexpr int  smem = dsum_at + (F::min ? 2 * COLS * mpitch : 0);
+    static constexpr int  d_at = min_at + (F::min ? (RING + 1) * scales : 0);
+    static constexpr int  dsum_at = d_at + (RING + 1) * COLS * dpitch;
+    static constexpr int  sums_at = dsum_at + (F::min ? (RING + 1) * COLS * mpitch : 0);
+    static constexpr int  smem = sums_at + 2 * sums;
 
-    static_assert(smem <= 113 * 1024, "two blocks share an SM");
+    static_assert(RING >= 2 && smem <= 113 * 1024, "two blocks share an SM");
 };
 
 /* What a block reads. */
@@ -94,30 +101,76 @@ q8_split_scales(unsigned char *smem, const Q8Piece &s, uint32_t c, int u)
     }
 }
 
-/* A lane's fragments of its rows and links in chunk c, of up to four accumulators. */
+/* Piece i of a warp's rows in chunk c: where from, where to, and whether there is such a thing. */
+template <class C>
+DEV_INLINE bool
+q8_split_piece(const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int warp, int i,
+    const int8_t **from, int *to)
+{
+    constexpr int   n = C::per * 2;                        /* of a row */
+    const uint32_t  row = i / n, at = (c * C::WARPS + warp) * n + i % n;
+    const bool      in = row < p.n && at < s.n_blocks * 2;
+
+    *from = p.q + (in ? (uint64_t) row * p.n_in + at * 16 : 0);
+    *to = C::q_at + (int) (c % C::RING * C::WARPS + warp) * C::qslot + (int) row * C::pitch
+          + i % n * 16;
+    return in;
+}
+
+/* Begins to load a warp's rows of chunk c. */
 template <class C>
 DEV_INLINE void
-q8_split_rows(uint32_t q[C::NT][C::NACC][C::regs], const cu_q8_args_t &p, const Q8Piece &s,
-    uint32_t c, int warp, int lane)
+q8_split_rows(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int warp,
+    int lane)
 {
-    using F = typename C::F;
-    const int       g = lane / 4, t = lane % 4;
-    const uint32_t  link0 = (c * C::WARPS + warp) * CU_GROUP + g % C::SL;
+    const int8_t  *from;
+    int            to;
+
+#pragma unroll
+    for (int i = lane; i < C::pieces; i += DEV_WARP) {
+        const bool  in = q8_split_piece<C>(p, s, c, warp, i, &from, &to);
+
+        cp16(smem + to, from, in);
+    }
+}
+
+/* The same of the first RING chunks, there at once: a cp.async would be waited for together with
+ * the weights asked for before it. */
+template <class C>
+DEV_INLINE void
+q8_split_rows_first(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, int warp,
+    int lane)
+{
+    const int8_t  *from;
+    int            to;
+
+#pragma unroll 4
+    for (int k = lane; k < C::RING * C::pieces; k += DEV_WARP) {
+        const bool  in = q8_split_piece<C>(p, s, k / C::pieces, warp, k % C::pieces, &from, &to);
+
+        st16(smem + to, in ? ld16a(from) : make_uint4(0, 0, 0, 0));
+    }
+}
+
+/* Registers of the fragments of a group's links that are in this lane's column: link i + SL a, with
+ * two links in a column 2 i + a. */
+template <class C>
+DEV_INLINE void
+q8_split_frags(uint32_t q[C::NT][C::NACC][C::regs], const unsigned char *rows, int lane)
+{
+    const int  g = lane / 4, t = lane % 4, i = g % C::SL;
+    const int  row = C::COLS < 8 ? g / C::SL % C::COLS : g;
 
 #pragma unroll
     for (int nt = 0; nt < C::NT; nt++) {
-        const uint32_t  row = nt * 8 + g / C::SL;
-
 #pragma unroll
         for (int a = 0; a < C::NACC; a++) {
-            const uint32_t  link = link0 + a * C::SL, b = link / F::subs;
-            const bool      in = row < p.n && row < C::COLS && b < s.n_blocks;
-            const int8_t   *at = p.q + (uint64_t) row * p.n_in + b * CU_BLOCK + 4 * t
-                                 + link % F::subs * 16;
+            const int  link = C::SL == 2 ? 2 * i + a : C::SL == 4 ? i : a;
 
 #pragma unroll
-            for (int i = 0; i < C::regs; i++) {
-                q[nt][a][i] = in ? *(const uint32_t *) (const void *) (at + 16 * i) : 0;
+            for (int k = 0; k < C::regs; k++) {
+                q[nt][a][k] = *(const uint32_t *) (const void *) (rows + (nt * 8 + row) * C::pitch
+                              + (link * C::regs + k) * 16 + 4 * t);
             }
         }
     }
@@ -149,8 +202,8 @@ q8_split_put(unsigned char *sums, const int c[C::NT][C::NACC][4], int lane)
         } else if constexpr (C::COLS == 2) {
             st8(sums + h * 256 + lane * 8, make_uint2(f[0][0][2 * h], f[0][0][2 * h + 1]));
         } else if constexpr (C::COLS == 4) {
-            st16(sums + (h * 32 + lane) * 16, make_uint4(f[0][0][2 * h], f[0][0][2 * h + 1],
-                                                         f[0][1][2 * h], f[0][1][2 * h + 1]));
+            st16(sums + (h * 32 + lane) * 16, make_uint4(f[0][0][2 * h], f[0][1][2 * h],
+                                                         f[0][0][2 * h + 1], f[0][1][2 * h + 1]));
         } else {
 #pragma unroll
             for (int i = 0; i < C::NT * 2; i++) {
@@ -186,19 +239,22 @@ q8_split_place(int v, int *out, int *row)
 /* A warp's sums of chunk c from its weights and rows. */
 template <class C>
 DEV_INLINE void
-q8_split_sums(unsigned char *sums, const unsigned char *data, uint32_t q[C::NT][C::NACC][C::regs],
-    int lane)
+q8_split_sums(unsigned char *sums, const unsigned char *data, const unsigned char *rows, int lane)
 {
     using F = typename C::F;
     const int  slot = lane / 4 % C::SL;
     const bool on = lane / 4 / C::SL < C::COLS;
     uint4      w = make_uint4(0, 0, 0, 0);
-    uint32_t   a[4] = {}, f[2];
+    uint32_t   q[C::NT][C::NACC][C::regs], a[4] = {}, f[2];
     int        c[C::NT][C::NACC][4];
+
+    q8_split_frags<C>(q, rows, lane);
 
 #pragma unroll
     for (int k = 0; k < CU_GROUP; k++) {
-        const int  b = k / F::subs, i = k / C::SL;
+        const int  b = k / F::subs;
+        const int  i = C::SL == 2 ? k % 2 : k / C::SL;     /* accumulator, and place in it */
+        const int  at = C::SL == 2 ? k / 2 : k % C::SL;
 
         if (k % F::subs == 0) {
             if (!F::nibbles || b % 2 == 0) {
@@ -208,19 +264,19 @@ q8_split_sums(unsigned char *sums, const unsigned char *data, uint32_t q[C::NT][
         }
 #pragma unroll
         for (int nt = 0; nt < C::NT; nt++) {
-            const bool  mine = C::SL == 1 || (on && slot == k % C::SL);
+            const bool  mine = C::SL == 1 || (on && slot == at);
 
             f[0] = mine ? q[nt][i][0] : 0;
             f[1] = mine ? q[nt][i][C::regs - 1] : 0;
             if (F::subs == 2) {
                 const int  h = k % 2;
 
-                if (k % C::SL == 0) {
+                if (at == 0) {
                     mma_s8_k16_from(c[nt][i], a[2 * h], a[2 * h + 1], f[0], F::magic);
                 } else {
                     mma_s8_k16(c[nt][i], a[2 * h], a[2 * h + 1], f[0]);
                 }
-            } else if (k % C::SL == 0) {
+            } else if (at == 0) {
                 mma_s8_from(c[nt][i], a, f, F::magic);
             } else {
                 mma_s8(c[nt][i], a, f);
@@ -230,38 +286,41 @@ q8_split_sums(unsigned char *sums, const unsigned char *data, uint32_t q[C::NT][
     q8_split_put<C>(sums, c, lane);
 }
 
-/* d, or for minima sums, of a thread's share of chunk c: from global memory to v, and from v to
- * shared memory one chunk later. links: of a row in a chunk; subs: of a block. */
-template <class C, int LINKS, int SUBS>
-struct Q8Part {
-    static constexpr int  n = (C::COLS * LINKS + C::chains - 1) / C::chains;
-    float                 v[n];
+/* d of chunk c, or sums for minima, LINKS of a row in a chunk and SUBS of a block, into the ring at
+ * `at`; WAIT: they are there at once, for this thread. */
+template <class C, int LINKS, int SUBS, bool WAIT>
+DEV_INLINE void
+q8_split_floats(unsigned char *smem, int at, const float *src, const cu_q8_args_t &p,
+    const Q8Piece &s, uint32_t c, int u)
+{
+    constexpr int   pitch = LINKS * 4 + 16;
+    const uint32_t  nb = s.n_blocks * SUBS;
 
-    __device__ __forceinline__ void
-    load(const float *src, const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int u)
-    {
-#pragma unroll
-        for (int i = 0; i < n; i++) {
-            const uint32_t  at = u + i * C::chains, r = at / LINKS, k = c * LINKS + at % LINKS;
-            const bool      in = r < p.n && r < C::COLS && k < s.n_blocks * SUBS;
+    for (int i = u; i < C::COLS * LINKS; i += C::chains) {
+        const uint32_t  r = i / LINKS, k = c * LINKS + i % LINKS;
+        const bool      in = r < p.n && k < nb;
+        const float    *from = src + (in ? (uint64_t) r * nb + k : 0);
+        unsigned char  *to = smem + at + (c % (C::RING + 1) * C::COLS + r) * pitch + i % LINKS * 4;
 
-            v[i] = in ? src[(uint64_t) r * s.n_blocks * SUBS + k] : 0;
+        if (WAIT) {
+            *(float *) (void *) to = in ? *from : 0;
+        } else {
+            cp4(to, from, in);
         }
     }
+}
 
-    __device__ __forceinline__ void
-    store(unsigned char *to, int pitch, int u) const
-    {
-#pragma unroll
-        for (int i = 0; i < n; i++) {
-            const int  at = u + i * C::chains;
-
-            if (at < C::COLS * LINKS) {
-                *(float *) (void *) (to + at / LINKS * pitch + at % LINKS * 4) = v[i];
-            }
-        }
+/* All that the chains need of the activations in chunk c. */
+template <class C, bool WAIT>
+DEV_INLINE void
+q8_split_acts(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int u)
+{
+    q8_split_floats<C, C::KC, 1, WAIT>(smem, C::d_at, p.d, p, s, c, u);
+    if constexpr (C::F::min) {
+        q8_split_floats<C, C::WARPS * CU_GROUP, C::F::subs, WAIT>(smem, C::dsum_at, p.dsum, p, s,
+                                                                  c, u);
     }
-};
+}
 
 /* The chain of thread u's output over n groups of a chunk. */
 template <class C>
@@ -272,9 +331,9 @@ q8_split_chain(float &acc, float &min, const unsigned char *smem, uint32_t c, in
     using F = typename C::F;
     const uint32_t        ring = c % (C::RING + 1) * C::scales + out * F::row_bytes;
     const unsigned char  *sums = smem + C::sums_at + c % 2 * C::sums + u * 16;
-    const unsigned char  *d = smem + C::d_at + c % 2 * (C::COLS * C::dpitch) + row * C::dpitch;
-    const unsigned char  *ds = smem + C::dsum_at + c % 2 * (C::COLS * C::mpitch)
-                               + row * C::mpitch;
+    const unsigned char  *d = smem + C::d_at + (c % (C::RING + 1) * C::COLS + row) * C::dpitch;
+    const unsigned char  *ds = smem + C::dsum_at
+                               + (c % (C::RING + 1) * C::COLS + row) * C::mpitch;
 
 #pragma unroll 4
     for (int i = 0; i < n; i++) {
@@ -298,48 +357,48 @@ q8_split_chain(float &acc, float &min, const unsigned char *smem, uint32_t c, in
     }
 }
 
-/* A warp that makes sums. */
+/* A warp that makes sums: what it does before the first chunk, and its sums of chunk c. */
 template <class C>
-struct Q8Producer {
-    uint32_t  q[C::NT][C::NACC][C::regs], next[C::NT][C::NACC][C::regs];
-
-    __device__ __forceinline__ void
-    start(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, int warp, int lane)
-    {
-        /* weights do not depend on the kernel before this one */
-        for (uint32_t c = 0; c < C::RING; c++) {
-            q8_split_data<C>(smem, s, c, warp, lane);
-            cp_commit();
-        }
-        dev_wait();
-        q8_split_rows<C>(q, p, s, 0, warp, lane);
-    }
-
-    /* Sums of chunk c. */
-    __device__ __forceinline__ void
-    run(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int warp,
-        int lane)
-    {
-        q8_split_rows<C>(next, p, s, c + 1, warp, lane);
-        cp_wait<C::RING - 1>();
-        if (c * C::WARPS + warp < s.groups) {
-            q8_split_sums<C>(smem + C::sums_at + c % 2 * C::sums + warp * (C::outs * 16),
-                             smem + (c % C::RING * C::WARPS + warp) * C::slot, q, lane);
-        }
-        q8_split_data<C>(smem, s, c + C::RING, warp, lane);
+DEV_INLINE void
+q8_split_make_first(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, int warp,
+    int lane)
+{
+    /* weights do not depend on the kernel before this one */
+    for (uint32_t c = 0; c < C::RING; c++) {
+        q8_split_data<C>(smem, s, c, warp, lane);
         cp_commit();
-        memcpy(q, next, sizeof(q));
     }
-};
+    dev_wait();
+    q8_split_rows_first<C>(smem, p, s, warp, lane);
+}
+
+template <class C>
+DEV_INLINE void
+q8_split_make(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int warp,
+    int lane)
+{
+    const uint32_t  slot = c % C::RING * C::WARPS + warp;
+
+    cp_wait<C::RING - 1>();
+    __syncwarp();                          /* rows that other lanes have loaded are there */
+    if (c * C::WARPS + warp < s.groups) {
+        q8_split_sums<C>(smem + C::sums_at + c % 2 * C::sums + warp * (C::outs * 16),
+                         smem + slot * C::slot, smem + C::q_at + slot * C::qslot, lane);
+    }
+    __syncwarp();                          /* all lanes have read the rows */
+    if ((c + C::RING) * C::WARPS + warp < s.groups) {
+        q8_split_data<C>(smem, s, c + C::RING, warp, lane);
+        q8_split_rows<C>(smem, p, s, c + C::RING, warp, lane);
+    }
+    cp_commit();
+}
 
 /* Thread u of the chains. */
 template <class C>
 struct Q8Consumer {
     using F = typename C::F;
-    int                                      out, row;
-    float                                    acc, min;
-    Q8Part<C, C::KC, 1>                      d;
-    Q8Part<C, C::WARPS * CU_GROUP, F::subs>  ds;
+    int    out, row;
+    float  acc, min;
 
     __device__ __forceinline__ void
     start(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, int u)
@@ -351,22 +410,16 @@ struct Q8Consumer {
             cp_commit();
         }
         dev_wait();
-        d.load(p.d, p, s, 0, u);
-        if constexpr (F::min) {
-            ds.load(p.dsum, p, s, 0, u);
+#pragma unroll
+        for (uint32_t c = 0; c < C::RING; c++) {
+            q8_split_acts<C, true>(smem, p, s, c, u);
         }
     }
 
-    /* Chains of chunk c - 1; d of chunk c into shared memory. */
+    /* Chains of chunk c - 1. */
     __device__ __forceinline__ void
-    run(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int u)
+    run(unsigned char *smem, uint32_t c, int u)
     {
-        d.store(smem + C::d_at + c % 2 * (C::COLS * C::dpitch), C::dpitch, u);
-        d.load(p.d, p, s, c + 1, u);
-        if constexpr (F::min) {
-            ds.store(smem + C::dsum_at + c % 2 * (C::COLS * C::mpitch), C::mpitch, u);
-            ds.load(p.dsum, p, s, c + 1, u);
-        }
         if (c > 0 && u < C::outs) {
             q8_split_chain<C>(acc, min, smem, c - 1, C::WARPS, u, out, row);
         }
@@ -401,7 +454,7 @@ struct Q8Consumer {
  * measured not measured
  * source   DESIGN.md 5 */
 template <class C>
-__global__ void __launch_bounds__(C::threads)
+__global__ void __launch_bounds__(C::threads, 2)
 q8_split_k(const cu_q8_args_t p)
 {
     using F = typename C::F;
@@ -411,7 +464,6 @@ q8_split_k(const cu_q8_args_t p)
     const int            warp = threadIdx.x / DEV_WARP, lane = threadIdx.x % DEV_WARP;
     const int            u = (int) threadIdx.x - C::WARPS * DEV_WARP;
     Q8Piece              s;
-    Q8Producer<C>        make = {};
     Q8Consumer<C>        chain = {};
 
     s.n_blocks = p.n_in / CU_BLOCK;
@@ -424,21 +476,24 @@ q8_split_k(const cu_q8_args_t p)
 
     dev_launch_dependents();
     if (u < 0) {
-        make.start(smem, p, s, warp, lane);
+        q8_split_make_first<C>(smem, p, s, warp, lane);
     } else {
         chain.start(smem, p, s, u);
     }
     for (uint32_t c = 0; c < s.n_chunks; c++) {
         if (u < 0) {
-            make.run(smem, p, s, c, warp, lane);
+            q8_split_make<C>(smem, p, s, c, warp, lane);
         } else {
-            chain.run(smem, p, s, c, u);
+            chain.run(smem, c, u);
         }
         /* sums, scales and d of chunk c are there for all chains; these are done with what they
          * need of chunk c - 1 */
         __syncthreads();
         if (u >= 0) {
             q8_split_scales<C>(smem, s, c + C::RING, u);
+            if (c + C::RING < s.n_chunks) {
+                q8_split_acts<C, false>(smem, p, s, c + C::RING, u);
+            }
             cp_commit();
         }
     }

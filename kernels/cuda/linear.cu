@@ -9,9 +9,8 @@
 #include "gemm_f.h"
 
 
-/* One launch for w[0 .. n_parts - 1], all of one form and n_in. */
-static int
-linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w, float *const *y, uint32_t n_parts,
+int
+cu_linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w, float *const *y, uint32_t n_parts,
     const cu_acts_t *a, uint32_t n, uint32_t ldy, int add)
 {
     const cu_traits_t  t = cu_traits(w[0]->form);
@@ -44,9 +43,8 @@ linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w, float *const *y, uin
            : cu_q8_tiles_b8(dev, &p, w[0]->form);
 }
 
-/* Whether one launch can do both. */
-static bool
-linear_alike(const cu_weight_t *a, const cu_weight_t *b)
+int
+cu_linear_alike(const cu_weight_t *a, const cu_weight_t *b)
 {
     return a->family == b->family && a->n_in == b->n_in && a->form == b->form
            && a->group == b->group;
@@ -68,10 +66,10 @@ cu_linear(const cu_dev_t *dev, const cu_linear_t *l, const cu_acts_t *a, uint32_
     }
 
     for (i = 0; i < n_w && n > 0 && rc == INFER_OK; i = k) {
-        for (k = i + 1; k < n_w && linear_alike(l->w[i], l->w[k]); k++) { /* void */ }
+        for (k = i + 1; k < n_w && cu_linear_alike(l->w[i], l->w[k]); k++) { /* void */ }
 
         if (l->w[i]->family == CU_Q8) {
-            rc = linear_q8(dev, l->w + i, y + i, k - i, a, n, l->ldy, l->add);
+            rc = cu_linear_q8(dev, l->w + i, y + i, k - i, a, n, l->ldy, l->add);
             continue;
         }
         memset(&part, 0, sizeof(part));

@@ -4,131 +4,13 @@
  * for the same normalized row; the row's sum of squares has an order of its own (a thread's values,
  * lanes of a warp, warps), because ref's chain of n / 16 links would be the longest part of the
  * kernel.
- *
- * Of the families in want at most one may fill each of q, h and row: q8 or W8A8; bf16 (W4A16 too) or
- * f16; fp8 or W8A8.
  */
 
-#include "dev.cuh"
+#include "quant.cuh"
 
 #define NORM_MAX_DIM  16384
 #define NORM_WARPS    32           /* most of a block */
 #define NORM_COLS     4096         /* of one block where nothing is per row */
-
-#define NORM_HALF     (1u << CU_BF16 | 1u << CU_W4A16)
-#define NORM_ROW      (1u << CU_FP8 | 1u << CU_W8A8)
-
-/* Scale and its inverse of values whose largest magnitude has these bits; ref's rules: all zero for
- * next to nothing, NaN where one is not finite. */
-typedef struct {
-    float  d, inv;
-} norm_scale_t;
-
-DEV_INLINE norm_scale_t
-norm_scale(uint32_t amax, float top)
-{
-    norm_scale_t  s = { __uint_as_float(amax) / top, top / __uint_as_float(amax) };
-
-    if (amax < 0x0d800000) {
-        s.d = 0;
-        s.inv = 0;
-    } else if (amax >= 0x7f800000) {
-        s.d = __uint_as_float(0x7fc00000);
-        s.inv = 0;
-    }
-    return s;
-}
-
-DEV_INLINE uint32_t
-norm_amax(const float v[4])
-{
-    uint32_t  m = 0;
-
-    for (int i = 0; i < 4; i++) {
-        m = max(m, __float_as_uint(v[i]) & 0x7fffffff);
-    }
-    return m;
-}
-
-/* Four int8 as one word, and their sum. */
-DEV_INLINE uint32_t
-norm_bytes(const float v[4], float inv, int *sum)
-{
-    uint32_t  word = 0;
-
-    *sum = 0;
-    for (int i = 0; i < 4; i++) {
-        int  q = inv == 0 ? 0 : __float2int_rn(v[i] * inv);
-
-        word |= (uint32_t) (q & 0xff) << 8 * i;
-        *sum += q;
-    }
-    return word;
-}
-
-/* q8: eight neighbouring lanes have a block of 32. All lanes come here; on: the lane has values. */
-DEV_INLINE void
-norm_put_q8(const cu_acts_t &a, size_t at, const float v[4], bool on)
-{
-    uint32_t      amax = norm_amax(v), word;
-    norm_scale_t  s;
-    int           half, sum;
-
-    for (int o = 1; o < 8; o *= 2) {
-        amax = max(amax, __shfl_xor_sync(~0u, amax, o));
-    }
-    s = norm_scale(amax, 127.0f);
-    word = norm_bytes(v, s.inv, &half);
-    half += __shfl_xor_sync(~0u, half, 1);
-    half += __shfl_xor_sync(~0u, half, 2);
-    sum = half + __shfl_xor_sync(~0u, half, 4);
-    if (!on) {
-        return;
-    }
-    *(uint32_t *) (a.q + at) = word;
-    if (at % 16 == 0) {
-        a.dsum2[at / 16] = s.d * (float) half;
-    }
-    if (at % 32 == 0) {
-        a.d[at / 32] = s.d;
-        a.dsum[at / 32] = s.d * (float) sum;
-    }
-}
-
-/* Families that need no more than the value, or a block of 32. at: index in [rows, n_in]. */
-DEV_INLINE void
-norm_put(const cu_acts_t &a, uint32_t want, size_t at, const float v[4], bool on)
-{
-    if (want & 1u << CU_Q8) {
-        norm_put_q8(a, at, v, on);
-    }
-    if (on && (want & NORM_HALF) != 0) {
-        st8(a.h + at, make_uint2(dev_to_bf16(v[0]) | (uint32_t) dev_to_bf16(v[1]) << 16,
-                                 dev_to_bf16(v[2]) | (uint32_t) dev_to_bf16(v[3]) << 16));
-    }
-    if (on && (want & 1u << CU_F16) != 0) {
-        st8(a.h + at, make_uint2(dev_to_f16(v[0]) | (uint32_t) dev_to_f16(v[1]) << 16,
-                                 dev_to_f16(v[2]) | (uint32_t) dev_to_f16(v[3]) << 16));
-    }
-}
-
-/* Families with one scale a row. */
-DEV_INLINE void
-norm_put_row(const cu_acts_t &a, uint32_t want, size_t at, const float v[4], norm_scale_t s)
-{
-    if (want & 1u << CU_W8A8) {
-        int  sum;
-
-        *(uint32_t *) (a.q + at) = norm_bytes(v, s.inv, &sum);
-    } else {
-        uint32_t  word = 0;
-
-        for (int i = 0; i < 4; i++) {
-            word |= (uint32_t) dev_to_e4m3(s.inv == 0 ? 0 : v[i] * s.inv) << 8 * i;
-        }
-        *(uint32_t *) (a.f8 + at) = word;
-    }
-}
 
 /* Largest of the block's values; all threads get it. part: [NORM_WARPS]. */
 DEV_INLINE uint32_t
@@ -150,10 +32,10 @@ norm_block_max(uint32_t *part, uint32_t v)
     return v;
 }
 
-DEV_INLINE norm_scale_t
+DEV_INLINE quant_scale_t
 norm_row_scale(const cu_acts_t &a, uint32_t want, size_t row, uint32_t amax)
 {
-    norm_scale_t  s = norm_scale(amax, want & 1u << CU_W8A8 ? 127.0f : 448.0f);
+    quant_scale_t  s = quant_scale(amax, want & 1u << CU_W8A8 ? 127.0f : 448.0f);
 
     if (threadIdx.x == 0) {
         a.row[row] = s.d;
@@ -225,7 +107,7 @@ norm_k(const float *x, const float *w, float eps, const int32_t *rows, uint32_t 
         norm_put(a, want, (size_t) blockIdx.x * dim + col, v[j], col < dim);
     }
     if ((want & NORM_ROW) != 0) {
-        norm_scale_t  s = norm_row_scale(a, want, blockIdx.x, norm_block_max(amax, top));
+        quant_scale_t  s = norm_row_scale(a, want, blockIdx.x, norm_block_max(amax, top));
 
 #pragma unroll
         for (int j = 0; j < NV; j++) {
@@ -285,7 +167,7 @@ quantize_k(const float *x, uint32_t dim, uint32_t cols, uint32_t want, cu_acts_t
         norm_put(a, want, at + col, v, col < to);
     }
     if ((want & NORM_ROW) != 0) {
-        norm_scale_t  s = norm_row_scale(a, want, blockIdx.x, norm_block_max(amax, top));
+        quant_scale_t  s = norm_row_scale(a, want, blockIdx.x, norm_block_max(amax, top));
 
         for (c = from + threadIdx.x * 4; c < to; c += blockDim.x * 4) {
             float4  t = *(const float4 *) (x + at + c);

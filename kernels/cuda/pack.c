@@ -226,6 +226,13 @@ pack_rows_q8(const cu_weight_t *w, uint32_t type, uint8_t *image,
             raw += bytes;
         }
     }
+    if (r0 + n == w->n_out) {              /* what rounds the scales up */
+        scales *= cu_tiles(w->n_out);
+        memset(s + scales, 0, cu_q8_scale(w) - scales);
+        if (t.min) {
+            memset(m + scales, 0, cu_q8_scale(w) - scales);
+        }
+    }
 }
 
 /* One row to nibbles: from the smallest to the largest of 32 values in 15
