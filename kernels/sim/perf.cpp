@@ -8,6 +8,10 @@
  * instruction between two barriers makes one request; what has fewer lanes
  * at the next barrier is a request with fewer lanes. A loop that some lanes
  * leave early pairs right, one that some lanes skip in the middle does not.
+ *
+ * g++ may take a vector apart: `float4 v = *p` becomes four reads of 4 bytes
+ * and counts as such. What dev.cuh loads and stores is counted as one, and
+ * PTX (a checked build with SIMT_PTX=) is counted as nvcc made it.
  */
 
 #include "check.h"
@@ -242,6 +246,15 @@ void perf_print()
 {
     std::map<std::string, SiteStat> lines;
 
+    for (const auto &t : totals) {
+        const PerfCount &c = t.second;
+        printf("# kernel %s launches %lu sectors %lu least %lu passes %lu "
+               "least %lu read %lu written %lu\n", t.first.c_str(),
+               (unsigned long) c.launches, (unsigned long) c.sectors,
+               (unsigned long) c.min_sectors, (unsigned long) c.passes,
+               (unsigned long) c.min_passes, (unsigned long) c.read_bytes,
+               (unsigned long) c.write_bytes);
+    }
     for (const auto &x : sites) {
         lines[where(x.first)] = x.second;
     }
