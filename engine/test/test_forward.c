@@ -6,6 +6,7 @@
  * levels with equal numerics ids to each other.
  */
 
+#include "levels.h"
 #include "model/model.h"
 #include "tap.h"
 #include "tool/tiny_gguf.h"
@@ -280,16 +281,15 @@ test_level(const tiny_conf_t *conf, const char *model,
 static void
 test_model(const tiny_conf_t *conf, const char *model)
 {
-    static const char *const isa[] = { "ref", "ref-q8", "avx2", "avx512" };
     size_t n = (size_t) SEQS * OUTS * conf->V;
-    float *want[4] = { 0 }, *got = malloc(n * sizeof(float));
-    const kern_ops_t *ops[4] = { 0 };
+    float *want[TEST_N_LEVELS] = { 0 }, *got = malloc(n * sizeof(float));
+    const kern_ops_t *ops[TEST_N_LEVELS] = { 0 };
 
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < TEST_N_LEVELS; i++) {
         infer_err_t err = { 0, "" };
 
         want[i] = malloc(n * sizeof(float));
-        ops[i] = kern_init("cpu", isa[i], &err);
+        ops[i] = kern_init("cpu", test_levels[i], &err);
 
         if (got == NULL || want[i] == NULL) {
             printf("Bail out! no memory\n");
@@ -297,21 +297,21 @@ test_model(const tiny_conf_t *conf, const char *model)
         }
 
         if (ops[i] == NULL) {
-            ok(1, "%s # SKIP %s", isa[i], err.text);
+            ok(1, "%s # SKIP %s", test_levels[i], err.text);
             continue;
         }
 
         test_level(conf, model, ops[i], want[i], got);
 
-        for (int j = 0; j < i; j++) {
+        for (size_t j = 0; j < i; j++) {
             if (ops[j] != NULL && ops[j]->numerics == ops[i]->numerics) {
                 ok(memcmp(want[i], want[j], n * sizeof(float)) == 0,
-                   "%s: %s equals %s", model, isa[i], isa[j]);
+                   "%s: %s equals %s", model, test_levels[i], test_levels[j]);
             }
         }
     }
 
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < TEST_N_LEVELS; i++) {
         free(want[i]);
     }
 
