@@ -218,8 +218,9 @@ SLOW_SHAPE := $(if $(SANITIZER),4,12),512,8,4,$(if $(SANITIZER),512,1536)
 $(BUILD)/slow.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 7 --type q4_0 --shape $(SLOW_SHAPE) -o $@
 
+# The CUDA plugin takes nvcc long, and the demo runs on the CPU.
 run: deps                              ## set up, build, start nginx, stream one answer (PORT= MODEL=)
-	@$(MAKE) --no-print-directory $(JOBS) all tiny
+	@$(MAKE) --no-print-directory $(JOBS) engine module tiny
 	@PORT=$(PORT) MODEL='$(MODEL)' BUILD=$(BUILD) sh t/tool/run.sh
 
 stop:                                  ## stop what `make run` started
