@@ -259,6 +259,7 @@ memory(void)
     (void) cudaGetLastError();
     ok(cudaFree(h) == cudaErrorInvalidValue && cudaFree(nullptr) == 0,
        "free of what was never allocated, and of nothing");
+    cudaMemset(p, 0, 128);
     ok(cudaLaunchKernelEx(&c, add_k, (int *) p, 1) == cudaErrorInvalidValue,
        "more shared memory than asked for");
     ok(cudaFuncSetAttribute(add_k,
@@ -492,6 +493,9 @@ main(int argc, char **)
     failures();
     devices();
     blas();
+    if (simt::checked()) {
+        ok(simt::check_reports == 0, "the checker is silent");
+    }
     ok(simt::rt_leaks() == 0, "nothing is left allocated");
     return tap_done();
 }
