@@ -252,7 +252,7 @@ test-nginx-sanitizer:
 tsan:                                  ## unit tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory SANITIZER=thread check
 
-test-nginx: all tiny poison
+test-nginx: engine module tiny poison
 	BUILD=$(BUILD) prove -It/lib t/*.t
 
 # One architecture of the CUDA plugin is enough for tests (TEST_ARCHS=).
@@ -282,7 +282,8 @@ $(BUILD)/arm/kernels/test/%: $(BUILD)/arm/kernels/test/%.o $(ARM_OBJ)
 check-arm: $(ARM_TESTS)                ## kernel tests for aarch64 under qemu-user
 	@INFER_QUICK=1 prove -e '$(ARM_QEMU)' $(ARM_TESTS)
 
-test-all: check test-sanitizer test-nginx test-nginx-sanitizer \
+test-all: check test-sanitizer test-nginx test-nginx-sanitizer check-cuda \
+    test-cuda \
     $(if $(shell command -v $(ARM_CC)),\
     $(if $(shell command -v $(ARM_QEMU)),check-arm))
 
