@@ -335,7 +335,7 @@ q8_split_chain(float &acc, float &min, const unsigned char *smem, uint32_t c, in
     const unsigned char  *ds = smem + C::dsum_at
                                + (c % (C::RING + 1) * C::COLS + row) * C::mpitch;
 
-#pragma unroll 4
+#pragma unroll (F::min ? 2 : 4)
     for (int i = 0; i < n; i++) {
         float  f[CU_GROUP], dw[CU_GROUP], da[CU_GROUP];
 
