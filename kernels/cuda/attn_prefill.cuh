@@ -77,7 +77,7 @@ pre_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
     }
 }
 
-/* Where a row's position is kept: in the padding of its query. */
+/* In the padding of a row's query: its position, then the keys of the tile. Registers are short. */
 template <int D>
 DEV_INLINE uint32_t *
 pre_position(uint16_t *q, uint32_t m)
@@ -109,7 +109,8 @@ pre_query(uint16_t *q, const attn_job_t &job, const pre_unit_t &u)
         }
         st8(q + m * T::PITCH + d, w);
         if (d == 0) {
-            *pre_position<D>(q, m) = u.pos0 + min(at, u.rows - 1) / u.group;
+            pre_position<D>(q, m)[0] = u.pos0 + min(at, u.rows - 1) / u.group;
+            pre_position<D>(q, m)[1] = u.keys;
         }
     }
 }
@@ -118,15 +119,15 @@ pre_query(uint16_t *q, const attn_job_t &job, const pre_unit_t &u)
  * row of the tile sees become zero. A thread has one unit of 16 bytes of every STEP-th row. */
 template <uint32_t TYPE, int D, int WM>
 DEV_INLINE void
-pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t from)
+pre_fetch_16(uint16_t *kv, const attn_job_t &job, uint32_t keys, uint32_t from)
 {
     typedef pre_tile_t<D, WM>  T;
     constexpr uint32_t         UNITS = D / 8, STEP = PRE_THREADS / UNITS, ROWS = 2 * T::KEYS;
     const uint32_t             c = threadIdx.x % UNITS, r0 = threadIdx.x / UNITS;
-    const uint8_t             *low = kv_head(job.a, pre_table(job), from, u.g), *high = low;
+    const uint8_t             *low = kv_head(job.a, pre_table(job), from, blockIdx.y), *high = low;
 
-    if (T::PAGES > 1 && from + KERN_PAGE_TOKENS < u.keys) {
-        high = kv_head(job.a, pre_table(job), from + KERN_PAGE_TOKENS, u.g);
+    if (T::PAGES > 1 && from + KERN_PAGE_TOKENS < keys) {
+        high = kv_head(job.a, pre_table(job), from + KERN_PAGE_TOKENS, blockIdx.y);
     }
     if (PRE_THREADS % UNITS != 0 && r0 >= STEP) {
         return;
@@ -135,7 +136,7 @@ pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t 
     high += kv_at(TYPE, D, false, r0) + c * 16;
     kv += r0 * T::PITCH + c * 8;
     if constexpr (KERN_PAGE_TOKENS % STEP == 0) {           /* all steps are constants */
-        const int  left = (int) (u.keys - from - r0);
+        const int  left = (int) (keys - from - r0);
 
 #pragma unroll
         for (uint32_t r = 0; r < ROWS; r += STEP) {
@@ -151,7 +152,7 @@ pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t 
 
             cp16(kv + r * T::PITCH, (key < KERN_PAGE_TOKENS ? low : high)
                                     + kv_at(TYPE, D, r + r0 >= T::KEYS, key % KERN_PAGE_TOKENS)
-                                    - kv_at(TYPE, D, false, r0), from + key < u.keys);
+                                    - kv_at(TYPE, D, false, r0), from + key < keys);
         }
     }
 }
@@ -159,15 +160,15 @@ pre_fetch_16(uint16_t *kv, const attn_job_t &job, const pre_unit_t &u, uint32_t 
 /* Starts the copy of the heads' bytes as they are; 8-bit types. */
 template <int D, int WM>
 DEV_INLINE void
-pre_fetch_8(uint8_t *raw, const attn_job_t &job, const pre_unit_t &u, uint32_t from)
+pre_fetch_8(uint8_t *raw, const attn_job_t &job, uint32_t keys, uint32_t from)
 {
     typedef pre_tile_t<D, WM>  T;
 
 #pragma unroll
     for (int p = 0; p < T::PAGES; p++) {
         uint32_t        pos = from + p * KERN_PAGE_TOKENS;
-        bool            on = pos < u.keys;
-        const uint8_t  *head = kv_head(job.a, pre_table(job), on ? pos : from, u.g);
+        bool            on = pos < keys;
+        const uint8_t  *head = kv_head(job.a, pre_table(job), on ? pos : from, blockIdx.y);
 
 #pragma unroll(1)
         for (uint32_t i = threadIdx.x; i < T::PAGE8 / 16; i += PRE_THREADS) {
@@ -425,9 +426,9 @@ attn_prefill_k(attn_job_t job)
         return;
     }
     if (SCALED) {
-        pre_fetch_8<D, WM>(raw, job, u, 0);
+        pre_fetch_8<D, WM>(raw, job, u.keys, 0);
     } else {
-        pre_fetch_16<TYPE, D, WM>(kv, job, u, 0);
+        pre_fetch_16<TYPE, D, WM>(kv, job, u.keys, 0);
     }
     cp_commit();
     pre_query<TYPE, D, WM>(q, job, u);
@@ -442,25 +443,29 @@ attn_prefill_k(attn_job_t job)
     }
     q += warp * 16 * WM * T::PITCH;
 
-    for (uint32_t from = 0, stage = 0; from < u.keys; from += T::KEYS) {
+    uint32_t  from = 0, stage = 0;
+
+    do {
         uint16_t  *tile = kv + stage * KV;
+        uint32_t   keys;
 
         cp_wait<0>();
         /* The tile (and at first the query) is there; the last tile is read no more. */
         __syncthreads();
+        keys = pre_position<D>(q, 0)[1];
         if (SCALED) {
             if (job.a.type == KERN_KV_Q8) {
-                pre_expand<KERN_KV_Q8, D, WM>(kv, raw, u.keys - from);
+                pre_expand<KERN_KV_Q8, D, WM>(kv, raw, keys - from);
             } else {
-                pre_expand<KERN_KV_FP8, D, WM>(kv, raw, u.keys - from);
+                pre_expand<KERN_KV_FP8, D, WM>(kv, raw, keys - from);
             }
             __syncthreads();                   /* the f16 tile is there, raw is free */
         }
-        if (from + T::KEYS < u.keys) {
+        if (from + T::KEYS < keys) {
             if (SCALED) {
-                pre_fetch_8<D, WM>(raw, job, u, from + T::KEYS);
+                pre_fetch_8<D, WM>(raw, job, keys, from + T::KEYS);
             } else {
-                pre_fetch_16<TYPE, D, WM>(kv + (stage ^ 1) * KV, job, u, from + T::KEYS);
+                pre_fetch_16<TYPE, D, WM>(kv + (stage ^ 1) * KV, job, keys, from + T::KEYS);
             }
             cp_commit();
         }
@@ -472,7 +477,8 @@ attn_prefill_k(attn_job_t job)
         pre_softmax<D, T::KEYS, WM>(s, o, m, l);
         pre_values<TYPE, D, WM>(o, s, tile + KV / 2);
         stage ^= SCALED ? 0 : 1;
-    }
+        from += T::KEYS;
+    } while (from < pre_position<D>(q, 0)[1]);
     pre_unit<D, WM>(&u, job);                  /* again, not kept in registers meanwhile */
     pre_store<D, WM>(job, u, o, l);
 }
