@@ -68,7 +68,7 @@ endif
 
 # The nginx tests that do not need a large model, on the emulated plugin, or
 # with INFER_DEVICE_REAL=1 on a GPU.
-CUDA_NGX_TESTS ?= t/020-http.t t/150-cuda.t
+CUDA_NGX_TESTS ?= t/020-http.t t/150-cuda.t t/151-plugin.t
 $(BUILD)/cuda.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 9 --type q4_0 --shape 2,256,4,1,512 -o $@
 
