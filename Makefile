@@ -194,7 +194,7 @@ $(MODULE): $(NGX_TREE)/objs/Makefile $(MODULE_DEP) $(BUILD)/infer_build_id.h
 	@# a new inode: a running nginx may have the old one mapped
 	$(Q)install -m 755 $(NGX_TREE)/objs/ngx_http_infer_module.so $@
 
-install: all                           ## module and engine side by side (MODULESDIR=)
+install: engine module                 ## module, engine and, where it is built, the CUDA plugin side by side (MODULESDIR=)
 	install -d $(DESTDIR)$(MODULESDIR)
 	install -m 644 $(MODULE) $(DESTDIR)$(MODULESDIR)/
 	install -m 755 $(ENGINE) $(DESTDIR)$(MODULESDIR)/

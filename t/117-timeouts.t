@@ -77,15 +77,19 @@ is($t->post('/v1/completions', { %ask, max_tokens => 2 })->{status}, 200,
    'which answers');
 $t->finish;
 
-# an engine that cannot start, as long as a file is there
+# an engine that cannot start, as long as a file is there; nginx's check of
+# the model gets the same environment, and passes
 $t = Infer->new(model => 'tiny', workers => 2);
 my $dir = $t->dir;
 my $c = $t->write_file('broken.c', <<"EOC");
+#include <string.h>
 #include <unistd.h>
 __attribute__((constructor)) static void
-broken(void)
+broken(int argc, char **argv)
 {
-    if (access("$dir/broken", F_OK) == 0) {
+    if (access("$dir/broken", F_OK) == 0
+        && !(argc > 1 && strcmp(argv[1], "--check") == 0))
+    {
         _exit(7);
     }
 }
