@@ -355,3 +355,37 @@ cpu_team_close(cpu_team_t *t)
         team_stop(t, t->n);
     }
 }
+
+
+/* cpu_team_parallel's job. */
+typedef struct {
+    void  (*fn)(void *arg, uint32_t i);
+    void   *arg;
+} team_parallel_t;
+
+static void
+team_parallel_unit(void *arg, uint32_t item, uint32_t unit, uint32_t tid)
+{
+    team_parallel_t  *job = arg;
+
+    (void) item;
+    (void) tid;
+    job->fn(job->arg, unit);
+}
+
+void
+cpu_team_parallel(cpu_team_t *team, uint32_t n_threads,
+    void (*fn)(void *arg, uint32_t i), void *arg, uint32_t n)
+{
+    team_parallel_t  job = { .fn = fn, .arg = arg };
+    uint32_t         i;
+
+    if (n <= 1 || n_threads == 1) {
+        for (i = 0; i < n; i++) {
+            fn(arg, i);
+        }
+        return;
+    }
+    cpu_team_start(team, team_parallel_unit, &job, &n, 1);
+    cpu_team_join(team);
+}

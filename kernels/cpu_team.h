@@ -36,6 +36,11 @@ void cpu_team_start(cpu_team_t *team, cpu_team_pt fn, void *arg,
     const uint32_t *units, uint32_t n_items);
 void cpu_team_join(cpu_team_t *team);
 
+/* fn(arg, i) for i in 0 .. n - 1, spread over the team; returns when all are
+ * done. With one thread or one call, in the caller alone. */
+void cpu_team_parallel(cpu_team_t *team, uint32_t n_threads,
+    void (*fn)(void *arg, uint32_t i), void *arg, uint32_t n);
+
 /* First unit of member tid's range of n. */
 uint32_t cpu_team_part(const cpu_team_t *team, uint32_t n, uint32_t tid);
 

@@ -709,34 +709,9 @@ cu_kv_zero(kern_ctx_t *c, uint32_t page)
 
 /* ---- the team ---- */
 
-typedef struct {
-    void  (*fn)(void *arg, uint32_t i);
-    void   *arg;
-} ctx_parallel_t;
-
-static void
-ctx_parallel_unit(void *arg, uint32_t item, uint32_t unit, uint32_t tid)
-{
-    ctx_parallel_t  *job = arg;
-
-    (void) item;
-    (void) tid;
-    job->fn(job->arg, unit);
-}
-
 void
 cu_parallel(kern_ctx_t *c, void (*fn)(void *arg, uint32_t i), void *arg,
     uint32_t n)
 {
-    ctx_parallel_t  job = { .fn = fn, .arg = arg };
-    uint32_t        i;
-
-    if (n <= 1 || c->shape.n_threads == 1) {
-        for (i = 0; i < n; i++) {
-            fn(arg, i);
-        }
-        return;
-    }
-    cpu_team_start(c->team, ctx_parallel_unit, &job, &n, 1);
-    cpu_team_join(c->team);
+    cpu_team_parallel(c->team, c->shape.n_threads, fn, arg, n);
 }
