@@ -25,6 +25,7 @@
 
 #include <cuda_runtime.h>
 
+#include "bench_linear.cuh"
 #include "cuda_cost.h"
 #include "gemm.h"
 
@@ -34,84 +35,6 @@
 #define PEAK      1979e12                /* s8 operations a second */
 #define MAX_ROWS  2048
 #define MAX_FFN   14336
-
-static void
-check(cudaError_t rc, const char *what)
-{
-    if (rc != cudaSuccess) {
-        fprintf(stderr, "bench_gemm: %s: %s\n", what, cudaGetErrorString(rc));
-        exit(1);
-    }
-}
-
-/* Random bits, finite as any scale. */
-__global__ void
-fill_k(uint32_t *p, size_t n)
-{
-    size_t  i = blockIdx.x * (size_t) blockDim.x + threadIdx.x;
-
-    for ( ; i < n; i += (size_t) gridDim.x * blockDim.x) {
-        uint32_t  x = (uint32_t) i * 2654435761u;
-
-        x ^= x >> 15;
-        p[i] = (x & 0xbfbfbfbfu) | 0x20202020u;
-    }
-}
-
-__global__ void __launch_bounds__(512)
-read_k(const uint4 *p, size_t n, uint32_t *out)
-{
-    uint4   a = { 0, 0, 0, 0 };
-    size_t  i = blockIdx.x * (size_t) blockDim.x + threadIdx.x;
-
-    for ( ; i < n; i += (size_t) gridDim.x * blockDim.x) {
-        const uint4  v = __ldcs(p + i);
-
-        a.x ^= v.x ^ v.y;
-        a.y ^= v.z ^ v.w;
-    }
-
-    if ((a.x ^ a.y) == 0xdeadbeef) {
-        *out = 1;
-    }
-}
-
-static uint8_t *
-device(size_t bytes)
-{
-    uint8_t  *p = NULL;
-
-    check(cudaMalloc((void **) &p, bytes), "cudaMalloc");
-    fill_k<<<1024, 256>>>((uint32_t *) p, bytes / 4);
-    check(cudaDeviceSynchronize(), "fill");
-    return p;
-}
-
-/* Bytes a second of a plain read of 2 GiB. */
-static double
-read_rate(void)
-{
-    const size_t  bytes = (size_t) 2 << 30;
-    uint8_t      *p = device(bytes + 16);
-    cudaEvent_t   a, b;
-    float         ms, best = 1e9f;
-
-    cudaEventCreate(&a);
-    cudaEventCreate(&b);
-
-    for (int i = 0; i < REPEATS; i++) {
-        cudaEventRecord(a);
-        read_k<<<132 * 8, 512>>>((const uint4 *) p, bytes / 16,
-                                 (uint32_t *) (p + bytes));
-        cudaEventRecord(b);
-        check(cudaEventSynchronize(b), "read");
-        cudaEventElapsedTime(&ms, a, b);
-        best = std::min(best, ms);
-    }
-
-    cudaFree(p);
-    return (double) bytes / best * 1e3;
-}
 
 struct Bench {
     cu_dev_t   dev;
