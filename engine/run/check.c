@@ -269,8 +269,9 @@ check_kv_device(check_t *c, infer_err_t *err)
     return INFER_OK;
 }
 
-/* The shape as open() and supports() take it, with placeholders for what is
- * not known yet; opens and closes where a device is only memory of ours. */
+/* Asks supports(), or, where a device is only memory of ours, opens and
+ * closes. The rotation's frequencies are all zero: no answer depends on
+ * them. */
 static int
 check_shape(check_t *c, const kern_ops_t *ops, kern_shape_t *shape,
     infer_err_t *err)
