@@ -34,7 +34,11 @@ endif
 CFLAGS_ALL = -std=gnu11 $(OPT) $(WARN) $(DEFS) -fPIC -ffp-contract=off \
              -fvisibility=hidden -pthread -Iengine -Ikernels -I$(BUILD) \
              $(CFLAGS)
-LIBS   := $(LDSAN) -pthread -ljansson -lpcre2-8 -lm
+# for values in Redis, where it is there: seal.c looks for the same header
+HAVE_ZSTD := $(shell echo '\#include <zstd.h>' | $(CC) -E - > /dev/null 2>&1 \
+              && echo 1)
+LIBS   := $(LDSAN) -pthread -Wl,--as-needed -ljansson -lpcre2-8 -lhiredis \
+          $(if $(HAVE_ZSTD),-lzstd) -lm
 
 ENGINE_SRC := $(wildcard engine/text/*.c engine/cache/*.c engine/ipc/*.c \
               engine/model/*.c) \

@@ -63,7 +63,7 @@ typedef struct {
     infer_key_space_t            space;
     u_char                       body_key[INFER_STORE_KEY];
     u_char                       log_key[INFER_STORE_KEY];
-    infer_buf_t                  body;          /* its ident; until looked up */
+    infer_buf_t                  body;          /* ident, until used */
     infer_buf_t                  ident;         /* of the request */
     infer_buf_t                 *logs;          /* [nchoices] packed */
     uint64_t                     tag;
@@ -73,6 +73,18 @@ typedef struct {
     unsigned                     store:1;
     unsigned                     flying:1;
 } ngx_http_infer_cache_ctx_t;
+
+
+/* a rendered answer: this, then its bytes with id and time left blank */
+
+typedef struct {
+    uint32_t                     version;
+    uint32_t                     stream;
+    uint32_t                     prompt_tokens;
+    uint32_t                     completion_tokens;
+    uint32_t                     finish;
+    uint32_t                     reserved;
+} ngx_http_infer_cache_page_t;
 
 
 /* cache_conf.c */

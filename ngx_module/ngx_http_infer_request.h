@@ -155,20 +155,42 @@ ngx_int_t ngx_http_infer_stream_headers(ngx_http_request_t *r);
 ngx_table_elt_t *ngx_http_infer_header_in(ngx_http_request_t *r, char *name,
     size_t len);
 
-/* cache.c: looks up, DECLINED when there is nothing; keeps what ends */
+/* cache_body.c, cache.c: look up, DECLINED when there is nothing */
 
 ngx_int_t ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx);
+uint64_t ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache,
+    ngx_str_t *tag);
 ngx_int_t ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
+
+/* cache.c: for the other cache files; codes of infer.h. get leaves the value
+ * in the request's pool */
+
+int ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
+    infer_buf_t *ident, infer_store_get_t *g);
+int ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
+    infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh);
+ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_cache_page_t *page, u_char *blank, size_t len,
+    uint64_t age_ms);
+void ngx_http_infer_cache_conf(ngx_http_infer_ctx_t *ctx,
+    infer_render_conf_t *conf);
+void ngx_http_infer_cache_status(ngx_http_infer_ctx_t *ctx, char *status);
+
+/* cache_join.c: DONE: it reads along with another's generation */
+
+ngx_int_t ngx_http_infer_cache_join(ngx_http_infer_ctx_t *ctx,
+    infer_store_flight_t *flight);
 ngx_int_t ngx_http_infer_cache_board(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_cache_crashed(ngx_http_infer_ctx_t *ctx);
+
+/* cache_keep.c */
+
 void ngx_http_infer_cache_keep(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish);
 void ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
     infer_api_usage_t *usage);
-void ngx_http_infer_cache_crashed(ngx_http_infer_ctx_t *ctx);
-void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
-uint64_t ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache,
-    ngx_str_t *tag);
 
 /* status.c */
 

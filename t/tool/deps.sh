@@ -3,7 +3,7 @@
 set -e
 
 packages="build-essential nginx nginx-dev libpcre2-dev libjansson-dev
-libhiredis-dev libssl-dev openssl zlib1g-dev libtest-base-perl curl unzip
+libhiredis-dev libzstd-dev redis-server libssl-dev openssl zlib1g-dev libtest-base-perl curl unzip
 python3 python3-pip python3-venv procps util-linux"
 # the kernels of arm64, built and run beside ours
 [ "$(uname -m)" != x86_64 ] || packages="$packages gcc-aarch64-linux-gnu

@@ -1,0 +1,123 @@
+
+/*
+ * What a generation made goes into the response cache: the logs of its choices
+ * are packed as they end, and stored when all have.
+ */
+
+
+#include "ngx_http_infer_request.h"
+
+#include "cache/answer.h"
+
+
+/* A choice is done and its slot still ours: its log is packed. */
+
+void
+ngx_http_infer_cache_keep(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice, uint32_t finish)
+{
+    uint32_t                     i, count, ntop;
+    infer_buf_t                 *log;
+    infer_top_t                 *top;
+    infer_cursor_t               cursor;
+    infer_record_t              *rec;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+
+    if (cc == NULL || !cc->store) {
+        return;
+    }
+
+    ntop = ctx->req->sampling.top_logprobs;
+    count = choice->nread;
+
+    if (cc->logs == NULL) {
+        cc->logs = ngx_pcalloc(ctx->request->pool,
+                               ctx->nchoices * sizeof(infer_buf_t));
+        if (cc->logs == NULL) {
+            cc->store = 0;
+            return;
+        }
+    }
+
+    log = &cc->logs[choice - ctx->choices];
+
+    if (infer_answer_room(log, finish, count, ntop, &rec, &top) != INFER_OK) {
+        cc->store = 0;
+        return;
+    }
+
+    ngx_memzero(&cursor, sizeof(infer_cursor_t));
+
+    for (i = 0; i < count; i++) {
+
+        if (infer_log_read(&ctx->bus->bus, choice->ref, &cursor, i, &rec[i],
+                           &top[(size_t) i * ntop], ntop)
+            != INFER_OK)
+        {
+            cc->store = 0;
+            return;
+        }
+    }
+}
+
+
+/* The answer is complete. */
+
+void
+ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
+    infer_api_usage_t *usage)
+{
+    uint32_t                     finish;
+    ngx_uint_t                   i;
+    ngx_msec_t                   fresh, valid;
+    infer_buf_t                  value;
+    infer_store_t               *store;
+    ngx_http_infer_cache_ctx_t  *cc;
+    ngx_http_infer_loc_conf_t   *ilcf;
+
+    cc = ctx->cache;
+
+    if (cc == NULL || !cc->store || cc->logs == NULL) {
+        return;
+    }
+
+    ilcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_infer_module);
+    store = ngx_http_infer_cache_enter(ilcf->cache.cache);
+
+    /* of those that read one generation, the first to end stores it */
+
+    if (store == NULL
+        || (cc->flying
+            && infer_store_land(store, cc->log_key, cc->flight)
+               == INFER_AGAIN))
+    {
+        ngx_http_infer_cache_free(ctx);
+        return;
+    }
+
+    ngx_memzero(&value, sizeof(infer_buf_t));
+    fresh = (ngx_msec_t) -1;
+
+    (void) infer_answer_begin(&value, (uint32_t) ctx->nchoices,
+                              ctx->req->sampling.top_logprobs);
+
+    for (i = 0; i < ctx->nchoices; i++) {
+        infer_buf_put(&value, cc->logs[i].data, cc->logs[i].len);
+
+        ngx_memcpy(&finish, cc->logs[i].data, sizeof(finish));
+
+        valid = (finish == INFER_FINISH_STOP) ? ilcf->cache.stop_ms
+                                              : ilcf->cache.length_ms;
+        fresh = ngx_min(fresh, valid);
+    }
+
+    if (infer_answer_end(&value, usage) == INFER_OK) {
+        (void) ngx_http_infer_cache_put(ctx, cc->log_key, &cc->ident, &value,
+                                        fresh);
+    }
+
+    infer_buf_free(&value);
+    ngx_http_infer_cache_free(ctx);
+}
