@@ -71,6 +71,8 @@ infer_err(infer_err_t *err, int code, const char *fmt, ...)
 #define INFER_MAX_TOP_LOGPROBS  20
 #define INFER_MAX_CHOICES       128   /* prompts x n of one request */
 #define INFER_MAX_EOG           16    /* end-of-generation token ids */
+#define INFER_MAX_PRIORITY      8     /* of -8..8; 0 is normal, higher is
+                                       * earlier */
 
 /* How a generation ended. */
 enum {

@@ -279,6 +279,73 @@ ngx_http_infer_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+/* one without variables is judged here */
+
+char *
+ngx_http_infer_priority(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    char       *rv;
+    int32_t     priority;
+    ngx_str_t  *value;
+
+    value = cf->args->elts;
+
+    rv = ngx_http_set_complex_value_slot(cf, cmd, conf);
+
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    if (ngx_http_script_variables_count(&value[1]) == 0
+        && ngx_http_infer_priority_value(&value[1], &priority) != NGX_OK)
+    {
+        return ngx_http_infer_invalid(cf, &value[1]);
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* nothing is normal: a variable may have no value */
+
+ngx_int_t
+ngx_http_infer_priority_value(ngx_str_t *value, int32_t *priority)
+{
+    ngx_int_t   n;
+    ngx_uint_t  minus;
+
+    *priority = 0;
+
+    if (value->len == 0
+        || (value->len == 6 && ngx_strncmp(value->data, "normal", 6) == 0))
+    {
+        return NGX_OK;
+    }
+
+    if (value->len == 3 && ngx_strncmp(value->data, "low", 3) == 0) {
+        *priority = -1;
+        return NGX_OK;
+    }
+
+    if (value->len == 4 && ngx_strncmp(value->data, "high", 4) == 0) {
+        *priority = 1;
+        return NGX_OK;
+    }
+
+    minus = (value->data[0] == '-');
+
+    n = ngx_atoi(value->data + minus, value->len - minus);
+
+    if (n < 0 || n > INFER_MAX_PRIORITY) {
+        return NGX_DECLINED;
+    }
+
+    *priority = (int32_t) (minus ? -n : n);
+
+    return NGX_OK;
+}
+
+
 char *
 ngx_http_infer_sampling(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {

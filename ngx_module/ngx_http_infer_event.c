@@ -403,9 +403,9 @@ ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx, uint64_t now, uint64_t *next)
         return 0;
     }
 
-    limit = ctx->total_deadline_us;
-    deadline = started ? (first ? 0 : ctx->first_deadline_us)
-                       : ctx->queue_deadline_us;
+    limit = ctx->terms.total_deadline_us;
+    deadline = started ? (first ? 0 : ctx->terms.first_deadline_us)
+                       : ctx->terms.queue_deadline_us;
 
     if (deadline && (limit == 0 || deadline < limit)) {
         limit = deadline;

@@ -125,6 +125,13 @@ static ngx_command_t  ngx_http_infer_commands[] = {
       0,
       NULL },
 
+    { ngx_string("infer_priority"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_http_infer_priority,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_http_infer_loc_conf_t, priority),
+      NULL },
+
     { ngx_string("infer_sampling"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_1MORE,
       ngx_http_infer_sampling,
@@ -480,6 +487,7 @@ ngx_http_infer_create_loc_conf(ngx_conf_t *cf)
      *     conf->model = NULL;
      *     conf->endpoints = 0;
      *     conf->thread_pool = NULL;
+     *     conf->priority = NULL;
      *     conf->sampling_set = 0;
      *     conf->sampling = { 0 };
      *     conf->system = NULL;
@@ -528,6 +536,10 @@ ngx_http_infer_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                               60000);
     ngx_conf_merge_msec_value(conf->total_timeout, prev->total_timeout,
                               600000);
+
+    if (conf->priority == NULL) {
+        conf->priority = prev->priority;
+    }
 
     ngx_http_infer_merge_sampling(prev, conf);
 

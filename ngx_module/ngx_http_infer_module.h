@@ -194,6 +194,7 @@ typedef struct {
     ngx_msec_t                  queue_timeout;
     ngx_msec_t                  first_timeout;
     ngx_msec_t                  total_timeout;
+    ngx_http_complex_value_t   *priority;       /* NULL: normal */
     ngx_uint_t                  sampling_set;   /* NGX_HTTP_INFER_SET_* */
     infer_sampling_t            sampling;       /* all fields have values */
     ngx_uint_t                  max_n;
@@ -249,9 +250,14 @@ char *ngx_http_infer_max_tokens(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_infer_queue(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_timeout(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+char *ngx_http_infer_priority(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_sampling(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_api_keys(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_cors(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+
+/* conf_loc.c: of an infer_priority; DECLINED when it is none */
+
+ngx_int_t ngx_http_infer_priority_value(ngx_str_t *value, int32_t *priority);
 
 /* conf.c: an [emerg] record that ends as those of the parser do */
 

@@ -37,6 +37,8 @@ struct ngx_http_infer_job_s {
 
 
 static ngx_int_t ngx_http_infer_start(ngx_http_request_t *r);
+static ngx_int_t ngx_http_infer_terms(ngx_http_request_t *r,
+    ngx_http_infer_loc_conf_t *ilcf, infer_terms_t *terms);
 static void ngx_http_infer_watch_client(ngx_http_request_t *r);
 static ngx_http_infer_job_t *ngx_http_infer_job(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx);
@@ -76,7 +78,6 @@ ngx_http_infer_body_handler(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_infer_start(ngx_http_request_t *r)
 {
-    uint64_t                    now;
     ngx_int_t                   rc;
     ngx_pool_cleanup_t         *pcln;
     ngx_http_cleanup_t         *cln;
@@ -116,18 +117,8 @@ ngx_http_infer_start(ngx_http_request_t *r)
         return rc;
     }
 
-    now = infer_now_us();
-
-    if (ilcf->queue_timeout) {
-        ctx->queue_deadline_us = now + (uint64_t) ilcf->queue_timeout * 1000;
-    }
-
-    if (ilcf->first_timeout) {
-        ctx->first_deadline_us = now + (uint64_t) ilcf->first_timeout * 1000;
-    }
-
-    if (ilcf->total_timeout) {
-        ctx->total_deadline_us = now + (uint64_t) ilcf->total_timeout * 1000;
+    if (ngx_http_infer_terms(r, ilcf, &ctx->terms) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     job = ngx_http_infer_job(r, ctx);
@@ -154,6 +145,46 @@ ngx_http_infer_start(ngx_http_request_t *r)
                    "infer preparing, %uz bytes", job->len);
 
     return NGX_DONE;
+}
+
+
+/* How long it may take, and who goes first. */
+
+static ngx_int_t
+ngx_http_infer_terms(ngx_http_request_t *r, ngx_http_infer_loc_conf_t *ilcf,
+    infer_terms_t *terms)
+{
+    uint64_t   now;
+    ngx_str_t  value;
+
+    now = infer_now_us();
+
+    if (ilcf->queue_timeout) {
+        terms->queue_deadline_us = now + (uint64_t) ilcf->queue_timeout * 1000;
+    }
+
+    if (ilcf->first_timeout) {
+        terms->first_deadline_us = now + (uint64_t) ilcf->first_timeout * 1000;
+    }
+
+    if (ilcf->total_timeout) {
+        terms->total_deadline_us = now + (uint64_t) ilcf->total_timeout * 1000;
+    }
+
+    if (ilcf->priority == NULL) {
+        return NGX_OK;
+    }
+
+    if (ngx_http_complex_value(r, ilcf->priority, &value) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_http_infer_priority_value(&value, &terms->priority) != NGX_OK) {
+        ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                      "infer priority \"%V\" is taken for normal", &value);
+    }
+
+    return NGX_OK;
 }
 
 
@@ -778,9 +809,10 @@ ngx_http_infer_fill(ngx_http_infer_ctx_t *ctx, ngx_uint_t i,
     slot = &bus->slot[ref.slot];
 
     slot->model = (uint32_t) ctx->model->index;
-    slot->queue_deadline_us = ctx->queue_deadline_us;
-    slot->first_deadline_us = ctx->first_deadline_us;
-    slot->total_deadline_us = ctx->total_deadline_us;
+    slot->queue_deadline_us = ctx->terms.queue_deadline_us;
+    slot->first_deadline_us = ctx->terms.first_deadline_us;
+    slot->total_deadline_us = ctx->terms.total_deadline_us;
+    slot->priority = ctx->terms.priority;
     slot->choice = (uint32_t) i;
     slot->group = ctx->choices[0].ref.slot;
     slot->n_prompt = prompt->n_ids;

@@ -83,9 +83,7 @@ struct ngx_http_infer_ctx_s {
     uint64_t                    cached_tokens;
     u_char                      scope[16];      /* of shared prefixes */
 
-    uint64_t                    queue_deadline_us;      /* 0: none */
-    uint64_t                    first_deadline_us;
-    uint64_t                    total_deadline_us;
+    infer_terms_t               terms;          /* this client's own */
     ngx_msec_t                  ping;           /* 0: none */
     ngx_msec_t                  last_sent;
     ngx_event_t                 timer;

@@ -48,6 +48,7 @@ GET /v1/models
         infer_thread_pool default;
         infer_max_tokens 100 max=200;
         infer_timeout queue=10s first=20s total=100s;
+        infer_priority high;
         infer_sampling temperature=0.5 top_p=0.9 top_k=40 seed=1;
         infer_system "Be brief.";
         infer_api_keys $TEST_NGINX_TMP/keys;
@@ -404,3 +405,21 @@ POST /v1/completions
 --- must_die
 --- error_log eval
 [qr/\[emerg\].*unknown infer_cache_zone "b".* in .*nginx\.conf:\d+/]
+
+=== TEST 23h: a priority that does not exist
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_priority urgent; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "infer_priority" parameter "urgent".* in .*nginx\.conf:\d+/]
+
+=== TEST 23i: one that is too high
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_priority 9; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "infer_priority" parameter "9".* in .*nginx\.conf:\d+/]

@@ -103,6 +103,16 @@ void infer_slot_release(infer_bus_t *bus, uint32_t entry, infer_ref_t ref);
  * AGAIN: it is gone. An entry that reads it already may join again, and
  * releases once. */
 int infer_slot_join(infer_bus_t *bus, uint32_t entry, infer_ref_t ref);
+/* What a reader asks of a generation. */
+typedef struct {
+    uint64_t  queue_deadline_us, first_deadline_us, total_deadline_us;
+    int32_t   priority;
+} infer_terms_t;
+/* A reader of a generation brings its own terms: the highest priority and the
+ * latest deadlines of all readers count, 0 (none) being the latest. 1: they
+ * have changed, and the caller writes the engine's eventfd. */
+int infer_slot_raise(infer_bus_t *bus, uint32_t entry, infer_ref_t ref,
+    const infer_terms_t *t);
 /* Takes the news bitmap: bits[] gets the slots that have news. Returns their
  * number. */
 uint32_t infer_entry_news(infer_bus_t *bus, uint32_t entry,

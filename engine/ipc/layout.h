@@ -37,7 +37,7 @@
 #include "infer.h"
 
 #define INFER_BUS_MAGIC      0x3153554252464e49ull  /* "INFRBUS1" */
-#define INFER_BUS_VERSION    1
+#define INFER_BUS_VERSION    2
 #define INFER_MAX_ENTRIES    256
 #define INFER_MAX_SLOTS      1024
 #define INFER_MAX_MODELS     16
@@ -225,18 +225,21 @@ typedef struct {
     uint32_t          reserved0;
     _Alignas(64)
     _Atomic uint64_t  readers[INFER_MAX_ENTRIES / 64];  /* * or / and */
+    /* What its readers ask for: W in CLAIMED, then * infer_slot_raise(). The
+     * deadlines are CLOCK_MONOTONIC, 0: none. */
+    _Atomic uint64_t  queue_deadline_us;
+    _Atomic uint64_t  first_deadline_us;
+    _Atomic uint64_t  total_deadline_us;
+    _Atomic int32_t   priority;          /* higher is earlier */
+    uint32_t          reserved3;
 
     /* W, between CLAIMED and SUBMITTED; constant afterwards */
     _Alignas(64)
     uint32_t          entry;             /* that submitted it */
     uint32_t          model;
     uint64_t          ticket;            /* order of arrival */
-    uint64_t          submit_us;         /* CLOCK_MONOTONIC, all of these */
-    uint64_t          queue_deadline_us; /* 0: none */
-    uint64_t          first_deadline_us;
-    uint64_t          total_deadline_us;
+    uint64_t          submit_us;         /* CLOCK_MONOTONIC */
     uint64_t          linger_us;         /* reserved */
-    int32_t           priority;
     uint32_t          choice;            /* prompt index * n + choice */
     uint32_t          group;             /* slot index of choice 0 */
     uint32_t          n_prompt;          /* tokens */

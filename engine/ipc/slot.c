@@ -63,6 +63,10 @@ slot_clear(infer_slot_t *s)
     memset(s->ext_offset, 0, sizeof(s->ext_offset));
     memset(s->reserved2, 0, sizeof(s->reserved2));
     atomic_store(&s->cancel, 0);
+    atomic_store(&s->queue_deadline_us, 0);
+    atomic_store(&s->first_deadline_us, 0);
+    atomic_store(&s->total_deadline_us, 0);
+    atomic_store(&s->priority, 0);
     atomic_store(&s->n_records, 0);
     atomic_store(&s->finish, INFER_FINISH_NONE);
     atomic_store(&s->deaths, 0);
@@ -289,6 +293,50 @@ infer_slot_join(infer_bus_t *bus, uint32_t entry, infer_ref_t ref)
     atomic_fetch_or(&bus->entry[entry].news[ref.slot / 64],
                     1ull << (ref.slot % 64));
     return INFER_OK;
+}
+
+/* 1: the deadline has moved; none is later than any. */
+static int
+slot_later(_Atomic uint64_t *deadline_us, uint64_t us)
+{
+    uint64_t  old = atomic_load(deadline_us);
+
+    while (old != 0 && (us == 0 || us > old)) {
+        if (atomic_compare_exchange_weak(deadline_us, &old, us)) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+int
+infer_slot_raise(infer_bus_t *bus, uint32_t entry, infer_ref_t ref,
+    const infer_terms_t *t)
+{
+    int            raised;
+    int32_t        old;
+    infer_slot_t  *s = &bus->slot[ref.slot];
+
+    raised = slot_later(&s->queue_deadline_us, t->queue_deadline_us);
+    raised |= slot_later(&s->first_deadline_us, t->first_deadline_us);
+    raised |= slot_later(&s->total_deadline_us, t->total_deadline_us);
+
+    old = atomic_load(&s->priority);
+    while (t->priority > old) {
+        if (atomic_compare_exchange_weak(&s->priority, &old, t->priority)) {
+            raised = 1;
+            break;
+        }
+    }
+
+    if (raised) {
+        /* seq_cst: the engine clears the bit, then reads the above */
+        atomic_fetch_or(&bus->entry[entry].submitted[ref.slot / 64],
+                        1ull << (ref.slot % 64));
+    }
+
+    return raised;
 }
 
 void

@@ -190,6 +190,14 @@ engine_cancel(infer_engine_t *e, infer_ref_t ref)
     }
 }
 
+/* 1: a reader that has come since has moved a deadline. */
+static int
+engine_terms(infer_engine_t *e, infer_seq_t *q)
+{
+    return infer_seq_terms(q, &e->bus.slot[q->ref.slot],
+                           &e->model[q->model].sched);
+}
+
 /* Looks at a slot that may be in any state. */
 static void
 engine_look(infer_engine_t *e, uint32_t slot)
@@ -213,6 +221,9 @@ engine_look(infer_engine_t *e, uint32_t slot)
 
         } else if (e->seq[slot] == NULL) {
             engine_start(e, ref);
+
+        } else {
+            (void) engine_terms(e, e->seq[slot]);
         }
         break;
 
@@ -359,14 +370,16 @@ infer_engine_sweep(infer_engine_t *e)
 static void
 engine_expire(infer_engine_t *e)
 {
-    uint32_t            i, finish;
-    infer_sched_seq_t  *q;
+    uint32_t      i, finish;
+    infer_seq_t  *q;
 
     for (i = 0; i < e->n_models; i++) {
-        while ((q = infer_sched_expired(&e->model[i].sched, e->now_us,
-                                        &finish)) != NULL)
+        while ((q = (infer_seq_t *) infer_sched_expired(&e->model[i].sched,
+                                                e->now_us, &finish)) != NULL)
         {
-            infer_engine_finish(e, (infer_seq_t *) q, finish, NULL);
+            if (!engine_terms(e, q)) {
+                infer_engine_finish(e, q, finish, NULL);
+            }
         }
     }
 }

@@ -54,8 +54,14 @@ infer_sched_done(infer_sched_t *s)
 static int
 sched_before(const infer_sched_seq_t *a, const infer_sched_seq_t *b)
 {
-    if (a->state == INFER_SEQ_WAITING && a->started != b->started) {
-        return a->started;
+    if (a->state == INFER_SEQ_WAITING) {
+
+        if (a->started != b->started) {
+            return a->started;
+        }
+        if (a->priority != b->priority) {
+            return a->priority > b->priority;
+        }
     }
 
     return a->ticket < b->ticket;
@@ -101,6 +107,19 @@ infer_sched_add(infer_sched_t *s, infer_sched_seq_t *q)
     sched_insert(s->waiting, &s->n_waiting, q);
 
     return INFER_OK;
+}
+
+void
+infer_sched_raise(infer_sched_t *s, infer_sched_seq_t *q, int32_t priority)
+{
+    if (q->state == INFER_SEQ_WAITING) {
+        sched_take_out(s->waiting, &s->n_waiting, q);
+        q->priority = priority;
+        sched_insert(s->waiting, &s->n_waiting, q);
+
+    } else {
+        q->priority = priority;
+    }
 }
 
 static void

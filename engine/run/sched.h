@@ -11,7 +11,9 @@
  * A step: decode rows first, then prefill chunks in order of arrival, until
  * batch_tokens or the time of a step is used up. Pages are taken as they are
  * needed; when there are none, the youngest running sequence loses its own
- * and waits again, in front of those that have not started. A *poisoned*
+ * and waits again, in front of those that have not started. Priority says who
+ * starts first, no more: what runs is served by order of arrival, so none that
+ * has started waits for ever behind those that come. A *poisoned*
  * sequence (two engines died with it) runs in steps of its own, every other
  * step.
  *
@@ -45,6 +47,8 @@ enum {
  * all fields but state before infer_sched_add(). */
 typedef struct {
     uint64_t          ticket;              /* order of arrival */
+    int32_t           priority;            /* infer_sched_raise() changes
+                                            * it */
     uint64_t          queue_deadline_us;   /* 0: none, all three */
     uint64_t          first_deadline_us;
     uint64_t          total_deadline_us;
@@ -94,7 +98,8 @@ typedef struct {
     infer_sched_conf_t   conf;
     infer_kv_t          *kv;
     infer_sched_seq_t  **running;          /* by ticket */
-    infer_sched_seq_t  **waiting;          /* started ones, then by ticket */
+    infer_sched_seq_t  **waiting;          /* started ones, then by priority
+                                            * and ticket */
     uint32_t             n_running;
     uint32_t             n_waiting;
     uint32_t             preemptions;
@@ -112,6 +117,9 @@ void infer_sched_done(infer_sched_t *s);
 
 /* BUSY when max_waiting sequences wait. */
 int infer_sched_add(infer_sched_t *s, infer_sched_seq_t *q);
+/* q's priority from now on; it may change its place among the waiting. */
+void infer_sched_raise(infer_sched_t *s, infer_sched_seq_t *q,
+    int32_t priority);
 /* Out of the scheduler, pages given back. Nothing for NONE. */
 void infer_sched_remove(infer_sched_t *s, infer_sched_seq_t *q);
 

@@ -61,6 +61,50 @@ seq_check_request(const infer_seq_t *q, const seq_request_t *r,
     return INFER_OK;
 }
 
+static int32_t
+seq_priority(const infer_slot_t *s)
+{
+    int32_t  p = atomic_load(&s->priority);
+
+    if (p > INFER_MAX_PRIORITY) {
+        return INFER_MAX_PRIORITY;
+    }
+
+    return p < -INFER_MAX_PRIORITY ? -INFER_MAX_PRIORITY : p;
+}
+
+/* 1: another one than before. */
+static int
+seq_deadline(uint64_t *deadline_us, const _Atomic uint64_t *from)
+{
+    uint64_t  us = atomic_load(from);
+    int       changed = us != *deadline_us;
+
+    *deadline_us = us;
+
+    return changed;
+}
+
+static int
+seq_deadlines(infer_seq_t *q, const infer_slot_t *s)
+{
+    return seq_deadline(&q->sched.queue_deadline_us, &s->queue_deadline_us)
+           | seq_deadline(&q->sched.first_deadline_us, &s->first_deadline_us)
+           | seq_deadline(&q->sched.total_deadline_us, &s->total_deadline_us);
+}
+
+int
+infer_seq_terms(infer_seq_t *q, const infer_slot_t *s, infer_sched_t *sched)
+{
+    int32_t  priority = seq_priority(s);
+
+    if (priority != q->sched.priority) {
+        infer_sched_raise(sched, &q->sched, priority);
+    }
+
+    return seq_deadlines(q, s);
+}
+
 static void
 seq_copy_request(infer_seq_t *q, seq_request_t *r, const infer_slot_t *s)
 {
@@ -74,9 +118,8 @@ seq_copy_request(infer_seq_t *q, seq_request_t *r, const infer_slot_t *s)
     q->params = s->sampling;
     q->submit_us = s->submit_us;
     q->sched.ticket = s->ticket;
-    q->sched.queue_deadline_us = s->queue_deadline_us;
-    q->sched.first_deadline_us = s->first_deadline_us;
-    q->sched.total_deadline_us = s->total_deadline_us;
+    q->sched.priority = seq_priority(s);
+    (void) seq_deadlines(q, s);
     q->sched.started = atomic_load(&s->start_us) != 0;
     memcpy(q->sched.key.scope, s->scope, sizeof(q->sched.key.scope));
 }

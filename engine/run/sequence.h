@@ -56,6 +56,10 @@ typedef struct {
  */
 int infer_seq_new(infer_seq_t **seq, const infer_bus_t *bus, infer_ref_t ref,
     const infer_seq_env_t *env, infer_err_t *err);
+/* Priority and deadlines once more, which a new reader of the slot may have
+ * raised. 1: a deadline has changed. */
+int infer_seq_terms(infer_seq_t *seq, const infer_slot_t *slot,
+    infer_sched_t *sched);
 /* sched.state must be NONE. */
 void infer_seq_free(infer_seq_t *seq);
 

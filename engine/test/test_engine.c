@@ -277,6 +277,7 @@ static void
 test_deadlines(test_t *t)
 {
     infer_ref_t       ref;
+    infer_terms_t     later = { 0, 0, 0, 1 };
     infer_sampling_t  p = site_greedy(1900);
 
     ref = site_fill(&t->s, 20, 1, &p);
@@ -292,6 +293,26 @@ test_deadlines(test_t *t)
     site_finish(&t->s, ref, &t->got);
     ok(t->got.finish == INFER_FINISH_TIMEOUT_QUEUE && t->got.n == 0,
        "queue time over");
+
+    ref = site_fill(&t->s, 20, 1, &p);
+    t->s.bus.slot[ref.slot].total_deadline_us = infer_now_us() + 8000;
+    site_submit(&t->s, ref);
+    ok(infer_slot_raise(&t->s.bus, t->s.entry, ref, &later) == 1,
+       "a reader with more time comes");
+    site_wake(&t->s);
+    site_finish(&t->s, ref, &t->got);
+    ok(t->got.finish == INFER_FINISH_LENGTH && t->got.n == 1900,
+       "and it goes on to its end");
+
+    /* the deadline is over when the engine first sees that it has moved */
+    site_kill(&t->s);
+    ref = site_fill(&t->s, 20, 1, &p);
+    t->s.bus.slot[ref.slot].queue_deadline_us = infer_now_us();
+    site_submit(&t->s, ref);
+    (void) infer_slot_raise(&t->s.bus, t->s.entry, ref, &later);
+    site_start(&t->s);
+    site_finish(&t->s, ref, &t->got);
+    ok(t->got.finish == INFER_FINISH_LENGTH, "so does one that waits");
 }
 
 static void

@@ -188,6 +188,66 @@ test_slots(void)
     infer_bus_unmap(&bus, 1);
 }
 
+/* 1: the slot's terms are these. */
+static int
+terms_are(const infer_slot_t *s, uint64_t queue, uint64_t first,
+    uint64_t total, int32_t priority)
+{
+    return atomic_load(&s->queue_deadline_us) == queue
+           && atomic_load(&s->first_deadline_us) == first
+           && atomic_load(&s->total_deadline_us) == total
+           && atomic_load(&s->priority) == priority;
+}
+
+static void
+test_raise(void)
+{
+    uint32_t       entry, other;
+    uint64_t       bits[INFER_BITMAP_WORDS];
+    infer_bus_t    bus;
+    infer_ref_t    ref, next;
+    infer_slot_t  *s;
+    infer_terms_t  t = { 0, 0, 0, 0 };
+
+    test_make(&bus, 1 << 20, 2);
+    infer_entry_claim(&bus, &entry);
+    infer_entry_claim(&bus, &other);
+    infer_slot_claim(&bus, entry, &ref);
+    s = &bus.slot[ref.slot];
+    ok(terms_are(s, 0, 0, 0, 0), "a fresh slot has no terms");
+    s->queue_deadline_us = 100;
+    s->first_deadline_us = 200;
+    s->total_deadline_us = 300;
+    s->priority = -1;
+    infer_slot_submit(&bus, entry, ref);
+    (void) infer_bus_submitted(&bus, bits);
+
+    t = (infer_terms_t) { 90, 200, 299, -3 };
+    ok(infer_slot_join(&bus, other, ref) == INFER_OK
+       && infer_slot_raise(&bus, other, ref, &t) == 0
+       && terms_are(s, 100, 200, 300, -1)
+       && infer_bus_submitted(&bus, bits) == 0,
+       "who asks for less changes nothing");
+    t = (infer_terms_t) { 110, 100, 400, -1 };
+    ok(infer_slot_raise(&bus, other, ref, &t) == 1
+       && terms_are(s, 110, 200, 400, -1)
+       && infer_bus_submitted(&bus, bits) == 1,
+       "the latest of each deadline counts, and the engine is told");
+    t = (infer_terms_t) { 1, 0, 1, 2 };
+    ok(infer_slot_raise(&bus, other, ref, &t) == 1
+       && terms_are(s, 110, 0, 400, 2), "none is later than any");
+    t = (infer_terms_t) { 0, 900, 0, 1 };
+    ok(infer_slot_raise(&bus, other, ref, &t) == 1
+       && terms_are(s, 0, 0, 0, 2)
+       && infer_slot_raise(&bus, other, ref, &t) == 0, "and stays");
+
+    infer_slot_free(&bus, ref.slot);
+    infer_slot_claim(&bus, entry, &next);
+    ok(next.slot == ref.slot && terms_are(s, 0, 0, 0, 0),
+       "the next generation begins anew");
+    infer_bus_unmap(&bus, 1);
+}
+
 static void
 test_log(uint32_t top)
 {
@@ -382,6 +442,7 @@ main(void)
 {
     test_create();
     test_slots();
+    test_raise();
     test_log(0);
     test_log(20);
     test_locks();

@@ -425,7 +425,8 @@ meddle(world_t *w, uint32_t k, uint32_t how)
         w->cut[k] = 1;
 
     } else if (q != NULL) {
-        q->sched.total_deadline_us = 1;
+        atomic_store(&w->bus.slot[w->ref[k].slot].total_deadline_us, 1);
+        infer_engine_look_at_all(w->e);
         w->cut[k] = 1;
     }
 }

@@ -138,6 +138,62 @@ test_order(void)
 }
 
 static void
+test_priority(void)
+{
+    uint32_t            i;
+    world_t             w;
+    infer_sched_seq_t  *q[5], *late;
+
+    world_open(&w, 1, 64, 100);
+    q[0] = add(&w, 10);
+    step(&w, 1);
+    for (i = 1; i < 5; i++) {
+        q[i] = add(&w, 10);
+    }
+    infer_sched_raise(&w.s, q[1], -1);
+    infer_sched_raise(&w.s, q[3], 1);
+    infer_sched_raise(&w.s, q[4], 1);
+    infer_sched_raise(&w.s, q[0], -8);
+    step(&w, 1);
+    ok(planned(&w, q[0]) != NULL && w.plan.n_items == 1,
+       "what runs goes on, whoever waits");
+    infer_sched_remove(&w.s, q[0]);
+    step(&w, 1);
+    ok(planned(&w, q[3]) != NULL, "the highest starts first, by arrival");
+    infer_sched_remove(&w.s, q[3]);
+    infer_sched_raise(&w.s, q[1], 2);
+    step(&w, 1);
+    ok(planned(&w, q[1]) != NULL, "one that is raised overtakes");
+    infer_sched_remove(&w.s, q[1]);
+    step(&w, 1);
+    ok(planned(&w, q[4]) != NULL, "then the next");
+    infer_sched_remove(&w.s, q[4]);
+    step(&w, 1);
+    ok(planned(&w, q[2]) != NULL, "and the lowest at last");
+    infer_sched_raise(&w.s, q[2], 1);
+    ok(q[2]->priority == 1 && q[2]->state == INFER_SEQ_RUNNING,
+       "a running one has another priority in its place");
+    world_close(&w);
+
+    /* pages for one; the older of two goes on, whatever their priority */
+    world_open(&w, 4, 256, 5);
+    q[0] = add(&w, 60);
+    infer_sched_raise(&w.s, q[0], -1);
+    q[1] = add(&w, 60);
+    infer_sched_raise(&w.s, q[1], 8);
+    for (i = 0; i < 40 && w.s.preemptions == 0; i++) {
+        step(&w, 1);
+    }
+    late = add(&w, 1);
+    infer_sched_raise(&w.s, late, 8);
+    step(&w, 1);
+    ok(q[1]->state == INFER_SEQ_WAITING && planned(&w, q[0]) != NULL
+       && late->state == INFER_SEQ_WAITING && w.s.waiting[0] == q[1],
+       "none that runs loses its pages to priority, nor its turn");
+    world_close(&w);
+}
+
+static void
 test_decode_first(void)
 {
     uint32_t            i;
@@ -666,6 +722,7 @@ int
 main(void)
 {
     test_order();
+    test_priority();
     test_decode_first();
     test_time();
     test_preempt();
