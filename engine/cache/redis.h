@@ -28,9 +28,13 @@
 #define INFER_REDIS_NODES     64        /* of a cluster; masters */
 #define INFER_REDIS_KEY_MAX   128
 #define INFER_REDIS_BUCKETS   12        /* of latency */
+#define INFER_REDIS_MAX_MS    3600000   /* connect_ms, command_ms */
+#define INFER_REDIS_MAX_TTL_MS  (10ull * 365 * 86400000)
 
 typedef struct {
-    char      host[256];                /* or the path of a unix socket */
+    char      host[256];                /* a numeric IPv4 or IPv6 address:
+                                         * a resolver's time has no bound;
+                                         * or the path of a unix socket */
     uint16_t  port;                     /* 0: a unix socket */
 } infer_redis_addr_t;
 
@@ -56,6 +60,8 @@ typedef struct {
     struct {
         _Atomic uint32_t  failures;     /* in a row */
         _Atomic uint64_t  open_until_ms;    /* CLOCK_MONOTONIC; 0: closed */
+        _Atomic uint64_t  node;         /* of a cluster: hash of its address,
+                                         * 0: none; else server i is i */
     } server[INFER_REDIS_NODES];
     _Atomic uint64_t  calls, failed, refused;   /* refused by the breaker */
     _Atomic uint64_t  connects, redirects, oversized;
@@ -68,7 +74,8 @@ typedef struct {
 typedef struct infer_redis_s  infer_redis_t;    /* of one process */
 
 /* conf is copied, shared stays the caller's and outlives the client. Connects
- * to nothing yet. */
+ * to nothing yet. INVALID: conf (an address, a time of 0, a database of a
+ * cluster); NOMEM. */
 int infer_redis_new(infer_redis_t **redis, const infer_redis_conf_t *conf,
     infer_redis_shared_t *shared);
 /* No call may be under way. */
@@ -80,7 +87,7 @@ void infer_redis_free(infer_redis_t *redis);
  *   AGAIN    nothing there, or for locks: another has it
  *   BUSY     not now: breaker open, no connection free in time, timeout, lost
  *            connection, error reply, CLUSTERDOWN; counted
- *   INVALID  key or value too long
+ *   INVALID  key or value too long, no key, a time out of range
  *   NOMEM
  * Keys are bytes without NUL and of at most INFER_REDIS_KEY_MAX.
  */
@@ -91,9 +98,10 @@ void infer_redis_free(infer_redis_t *redis);
 int infer_redis_get(infer_redis_t *redis, const char *key,
     const char *const counter[2], void **value, size_t *len,
     uint64_t count[2]);
-/* SET with PX. */
+/* SET with PX; ttl_ms: 1..INFER_REDIS_MAX_TTL_MS. */
 int infer_redis_set(infer_redis_t *redis, const char *key, const void *value,
     size_t len, uint64_t ttl_ms);
+/* AGAIN: there was none. */
 int infer_redis_del(infer_redis_t *redis, const char *key);
 /* INCR; a counter never expires. */
 int infer_redis_count(infer_redis_t *redis, const char *counter,
