@@ -32,6 +32,8 @@ static void ngx_http_infer_event_ready(ngx_http_infer_bus_t *bus,
 static void ngx_http_infer_timer_handler(ngx_event_t *ev);
 static ngx_uint_t ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx,
     uint64_t now, uint64_t *next);
+static uint64_t ngx_http_infer_due(ngx_http_infer_ctx_t *ctx,
+    uint64_t deadline, _Atomic uint64_t *engine, uint64_t now);
 
 
 ngx_int_t
@@ -335,8 +337,12 @@ ngx_http_infer_timer_handler(ngx_event_t *ev)
     status = ngx_http_infer_overdue(ctx, now, &next);
 
     if (status) {
-        ngx_log_error(NGX_LOG_WARN, c->log, 0,
-                      "infer deadline passed without the engine");
+
+        if (!ctx->outlived) {
+            ngx_log_error(NGX_LOG_WARN, c->log, 0,
+                          "infer deadline passed without the engine");
+        }
+
         ngx_http_infer_output_timeout(ctx, status);
 
     } else {
@@ -358,18 +364,20 @@ ngx_http_infer_timer_handler(ngx_event_t *ev)
 /*
  * The status of a deadline that is over for good (503 queue, 504 others), or
  * 0 and when to look again. A deadline is the engine's to enforce, so it is
- * over here only some time later.
+ * over here only some time later; but at once where other readers let the
+ * engine wait longer.
  */
 
 static ngx_uint_t
 ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx, uint64_t now, uint64_t *next)
 {
-    uint64_t                  limit, deadline;
+    uint64_t                  due, total;
     ngx_uint_t                i, pending, started, first;
-    infer_slot_t             *slot;
+    infer_slot_t             *slot, *waits;
     ngx_http_infer_choice_t  *choice;
 
     pending = (ctx->nchoices == 0);
+    waits = NULL;
     started = 0;
     first = 0;
 
@@ -384,15 +392,18 @@ ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx, uint64_t now, uint64_t *next)
             continue;
         }
 
-        pending = 1;
+        slot = &ctx->bus->bus.slot[choice->ref.slot];
 
-        if (choice->nread) {
+        pending = 1;
+        waits = slot;
+
+        /* a request that does not stream reads nothing before the end */
+
+        if (infer_log_count(&ctx->bus->bus, choice->ref)) {
             started = 1;
             first = 1;
             continue;
         }
-
-        slot = &ctx->bus->bus.slot[choice->ref.slot];
 
         if (atomic_load_explicit(&slot->start_us, memory_order_relaxed)) {
             started = 1;
@@ -403,26 +414,57 @@ ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx, uint64_t now, uint64_t *next)
         return 0;
     }
 
-    limit = ctx->terms.total_deadline_us;
-    deadline = started ? (first ? 0 : ctx->terms.first_deadline_us)
-                       : ctx->terms.queue_deadline_us;
+    due = UINT64_MAX;
+    total = ngx_http_infer_due(ctx, ctx->terms.total_deadline_us,
+                               waits ? &waits->total_deadline_us : NULL,
+                               now);
 
-    if (deadline && (limit == 0 || deadline < limit)) {
-        limit = deadline;
+    if (!started) {
+        due = ngx_http_infer_due(ctx, ctx->terms.queue_deadline_us,
+                                 waits ? &waits->queue_deadline_us : NULL,
+                                 now);
+
+    } else if (!first) {
+        due = ngx_http_infer_due(ctx, ctx->terms.first_deadline_us,
+                                 waits ? &waits->first_deadline_us : NULL,
+                                 now);
     }
 
-    if (limit == 0) {
+    due = ngx_min(due, total);
+
+    if (due == UINT64_MAX) {
         return 0;
     }
 
-    limit += NGX_HTTP_INFER_GRACE_US;
-
-    if (now >= limit) {
+    if (now >= due) {
         return started ? NGX_HTTP_GATEWAY_TIME_OUT
                        : NGX_HTTP_SERVICE_UNAVAILABLE;
     }
 
-    *next = limit;
+    *next = due;
 
     return 0;
+}
+
+
+/* when to look again, or a time that is not after now: it is over */
+
+static uint64_t
+ngx_http_infer_due(ngx_http_infer_ctx_t *ctx, uint64_t deadline,
+    _Atomic uint64_t *engine, uint64_t now)
+{
+    if (deadline == 0) {
+        return UINT64_MAX;
+    }
+
+    if (now < deadline) {
+        return deadline;
+    }
+
+    if (engine && atomic_load(engine) != deadline) {
+        ctx->outlived = 1;
+        return deadline;
+    }
+
+    return deadline + NGX_HTTP_INFER_GRACE_US;
 }

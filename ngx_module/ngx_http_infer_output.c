@@ -29,7 +29,10 @@ static void ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish);
 static uint32_t ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx,
     infer_api_error_t *e);
-static ngx_int_t ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx);
+static ngx_int_t ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx,
+    uint32_t finish);
+static ngx_uint_t ngx_http_infer_late(ngx_http_infer_ctx_t *ctx,
+    uint32_t finish);
 static void ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx,
     infer_api_error_t *e);
 static void ngx_http_infer_finalize(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
@@ -46,15 +49,18 @@ static void ngx_http_infer_write_handler(ngx_http_request_t *r);
 void
 ngx_http_infer_output(ngx_http_infer_ctx_t *ctx)
 {
+    uint32_t           finish;
     infer_api_error_t  e;
 
     if (ctx->done || ctx->blocked) {
         return;
     }
 
-    if (ngx_http_infer_failed(ctx, &e)) {
+    finish = ngx_http_infer_failed(ctx, &e);
 
-        if (ngx_http_infer_retry(ctx) != NGX_OK) {
+    if (finish) {
+
+        if (ngx_http_infer_retry(ctx, finish) != NGX_OK) {
             ngx_http_infer_fail(ctx, &e);
         }
 
@@ -362,8 +368,12 @@ ngx_http_infer_render_last(ngx_http_infer_ctx_t *ctx,
     infer_stream_free(choice->stream);
     choice->stream = NULL;
 
-    ngx_http_infer_release(ctx, choice);
-    ngx_http_infer_engine_wake(ctx->bus);
+    /* one that comes later reads all choices of a group, or none */
+
+    if (ctx->nchoices == 1 || ctx->cache == NULL || !ctx->cache->flying) {
+        ngx_http_infer_release(ctx, choice);
+        ngx_http_infer_engine_wake(ctx->bus);
+    }
 
     return INFER_OK;
 }
@@ -487,12 +497,13 @@ ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
 /* What we joined has failed, and the client has seen nothing: our own. */
 
 static ngx_int_t
-ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx)
+ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx, uint32_t finish)
 {
-    ngx_int_t  rc;
+    ngx_int_t   rc;
+    ngx_uint_t  i;
 
-    if (ctx->nchoices != 1 || !ctx->choices->joined
-        || ctx->request->header_sent)
+    if (!ctx->choices->joined || ctx->request->header_sent
+        || ngx_http_infer_late(ctx, finish))
     {
         return NGX_DECLINED;
     }
@@ -500,12 +511,13 @@ ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx)
     ngx_log_error(NGX_LOG_INFO, ctx->request->connection->log, 0,
                   "infer joined generation failed, starting another");
 
-    ngx_http_infer_release(ctx, ctx->choices);
-    ngx_http_infer_engine_wake(ctx->bus);
+    ngx_http_infer_release_all(ctx);
     ngx_http_infer_cache_crashed(ctx);
 
-    if (ctx->choices->stream) {
-        infer_stream_free(ctx->choices->stream);
+    for (i = 0; i < ctx->nchoices; i++) {
+        if (ctx->choices[i].stream) {
+            infer_stream_free(ctx->choices[i].stream);
+        }
     }
 
     ctx->nchoices = 0;
@@ -526,6 +538,27 @@ ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx)
     }
 
     return NGX_OK;
+}
+
+
+/* Of a generation whose time was over: ours is too. */
+
+static ngx_uint_t
+ngx_http_infer_late(ngx_http_infer_ctx_t *ctx, uint32_t finish)
+{
+    uint64_t        now;
+    infer_terms_t  *t;
+
+    t = &ctx->terms;
+    now = infer_now_us();
+
+    if (finish == INFER_FINISH_TIMEOUT_QUEUE) {
+        return t->queue_deadline_us && now >= t->queue_deadline_us;
+    }
+
+    return finish == INFER_FINISH_TIMEOUT
+           && ((t->first_deadline_us && now >= t->first_deadline_us)
+               || (t->total_deadline_us && now >= t->total_deadline_us));
 }
 
 

@@ -738,15 +738,14 @@ ngx_http_infer_submitted(ngx_http_infer_ctx_t *ctx)
 
 
 /*
- * The one choice reads a generation that another request began, from its
- * start. The ids are kept: should that one fail before anything was sent, we
- * begin our own.
+ * The choices read generations that another request began, from their start.
+ * The ids are kept: should one of them fail before anything was sent, we begin
+ * our own.
  */
 
 ngx_int_t
 ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx)
 {
-    ngx_http_infer_event_add(ctx, ctx->choices);
     ngx_http_infer_event_kick(ctx);
     ngx_http_infer_submitted(ctx);
 
@@ -805,6 +804,10 @@ ngx_http_infer_fill(ngx_http_infer_ctx_t *ctx, ngx_uint_t i,
     choice->ctx = ctx;
     choice->ref = ref;
     choice->held = 1;
+
+    if (i) {
+        infer_slot_chain(bus, ctx->choices[i - 1].ref, ref);
+    }
 
     slot = &bus->slot[ref.slot];
 

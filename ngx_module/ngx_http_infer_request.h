@@ -96,6 +96,7 @@ struct ngx_http_infer_ctx_s {
     unsigned                    done:1;         /* answered, well or not */
     unsigned                    own:1;          /* the answer is ours */
     unsigned                    page_sent:1;
+    unsigned                    outlived:1;     /* by what it reads */
 };
 
 

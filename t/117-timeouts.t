@@ -18,6 +18,7 @@ my $t = Infer->new(model => 'slow', workers => 1,
     server => 'location /queue/ { infer m; infer_timeout queue=300ms; }
                location /first/ { infer m; infer_timeout first=1ms; }
                location /total/ { infer m; infer_timeout total=500ms; }
+               location /late/ { infer m; infer_timeout first=200ms; }
                location /all/ { infer m; infer_timeout queue=1s total=2s; }',
 )->start;
 $t->allow(qr/infer answers 50[34]:/, qr/infer stream ends with an error/);
@@ -44,6 +45,12 @@ $r = $t->post('/first/v1/completions', { %ask, prompt => 'word ' x 300 });
 is($r->{status}, 504, 'first: 504');
 is($r->{json}{error}{type}, 'timeout_error', 'and an error object');
 ok(free(), 'the slot is free again');
+
+# it is over with the first token, whether that is read at once or not
+my $began = time;
+$r = $t->post('/late/v1/completions', { %ask });
+is($r->{status}, 200, 'the first token was in time');
+cmp_ok(time - $began, '>', 1.25, 'the rest took longer');
 
 # total
 $r = $t->post('/total/v1/completions', { %ask });

@@ -89,6 +89,11 @@ int infer_slot_put(infer_bus_t *bus, infer_ref_t ref, uint32_t kind,
  * n_records; sets stride and max_records. */
 int infer_slot_reserve_log(infer_bus_t *bus, infer_ref_t ref,
     uint32_t n_records);
+/* In CLAIMED: next is the choice of the group behind ref. */
+void infer_slot_chain(infer_bus_t *bus, infer_ref_t ref, infer_ref_t next);
+/* The choice behind ref, of which the caller is a reader; its slot is
+ * INFER_NO_SLOT behind the last. It may be gone, and is joined in its turn. */
+infer_ref_t infer_slot_next(const infer_bus_t *bus, infer_ref_t ref);
 /* CLAIMED -> FREE: blocks go back. */
 void infer_slot_abandon(infer_bus_t *bus, infer_ref_t ref);
 /* CLAIMED -> SUBMITTED; draws the ticket; sets the entry's bit. The caller

@@ -43,6 +43,7 @@
 #define INFER_MAX_MODELS     16
 #define INFER_BLOCK_BYTES    4096
 #define INFER_NO_BLOCK       UINT32_MAX
+#define INFER_NO_SLOT        UINT32_MAX
 #define INFER_RING_RECORDS   256
 #define INFER_BITMAP_WORDS   (INFER_MAX_SLOTS / 64)
 
@@ -248,13 +249,15 @@ typedef struct {
     uint32_t          n_bias;
     uint32_t          stride;            /* of the log's records */
     uint32_t          max_records;       /* log room, >= max_tokens */
-    uint32_t          reserved1;
+    uint32_t          next;              /* slot of the group's next choice;
+                                          * INFER_NO_SLOT: the last */
     infer_sampling_t  sampling;
     infer_extent_t    ext[INFER_N_EXTENTS];
     uint8_t           scope[16];         /* whose prefixes it may share: hash
                                           * of the tenant under hash_key */
     uint16_t          ext_offset[INFER_N_EXTENTS];
-    uint8_t           reserved2[96];     /* cache key, join, resume */
+    uint64_t          next_generation;   /* of next */
+    uint8_t           reserved2[88];     /* cache key, join, resume */
 
     /* E */
     _Alignas(64)

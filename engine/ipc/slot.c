@@ -61,6 +61,8 @@ slot_clear(infer_slot_t *s)
     memset((uint8_t *) s + from, 0, offsetof(infer_slot_t, ext) - from);
     memset(s->scope, 0, sizeof(s->scope));
     memset(s->ext_offset, 0, sizeof(s->ext_offset));
+    s->next = INFER_NO_SLOT;
+    s->next_generation = 0;
     memset(s->reserved2, 0, sizeof(s->reserved2));
     atomic_store(&s->cancel, 0);
     atomic_store(&s->queue_deadline_us, 0);
@@ -235,6 +237,22 @@ infer_slot_abandon(infer_bus_t *bus, infer_ref_t ref)
     /* seq_cst exchange of the whole word: the next claimer sees all above */
     atomic_store(&bus->slot[ref.slot].state,
                  infer_slot_word(ref.generation + 1, INFER_SLOT_FREE));
+}
+
+void
+infer_slot_chain(infer_bus_t *bus, infer_ref_t ref, infer_ref_t next)
+{
+    bus->slot[ref.slot].next = next.slot;
+    bus->slot[ref.slot].next_generation = next.generation;
+}
+
+infer_ref_t
+infer_slot_next(const infer_bus_t *bus, infer_ref_t ref)
+{
+    infer_ref_t  next = { bus->slot[ref.slot].next,
+                          bus->slot[ref.slot].next_generation };
+
+    return next;
 }
 
 void

@@ -248,6 +248,44 @@ test_raise(void)
     infer_bus_unmap(&bus, 1);
 }
 
+/* A group of three: who joins follows the chain, as far as it is there. */
+static void
+test_chain(void)
+{
+    uint32_t     i, entry, other, joined = 0;
+    infer_bus_t  bus;
+    infer_ref_t  ref[3], next;
+
+    test_make(&bus, 1 << 20, 4);
+    infer_entry_claim(&bus, &entry);
+    infer_entry_claim(&bus, &other);
+    for (i = 0; i < 3; i++) {
+        infer_slot_claim(&bus, entry, &ref[i]);
+        if (i > 0) {
+            infer_slot_chain(&bus, ref[i - 1], ref[i]);
+        }
+    }
+    for (next = ref[0]; infer_slot_join(&bus, other, next) == INFER_OK;
+         next = infer_slot_next(&bus, next))
+    {
+        joined += next.slot == ref[joined].slot;
+    }
+    ok(joined == 3 && next.slot == INFER_NO_SLOT, "all of a group are found");
+
+    infer_slot_abandon(&bus, ref[1]);
+    infer_slot_claim(&bus, entry, &next);
+    ok(next.slot == ref[1].slot
+       && infer_slot_join(&bus, other, infer_slot_next(&bus, ref[0]))
+          == INFER_AGAIN, "another generation in its place is not");
+    infer_slot_abandon(&bus, next);
+    infer_slot_abandon(&bus, ref[0]);
+    infer_slot_claim(&bus, entry, &next);
+    ok(next.slot == ref[0].slot
+       && infer_slot_next(&bus, next).slot == INFER_NO_SLOT,
+       "a fresh slot has no next");
+    infer_bus_unmap(&bus, 1);
+}
+
 static void
 test_log(uint32_t top)
 {
@@ -443,6 +481,7 @@ main(void)
     test_create();
     test_slots();
     test_raise();
+    test_chain();
     test_log(0);
     test_log(20);
     test_locks();
