@@ -164,6 +164,10 @@ typedef struct {
     _Atomic int32_t   device_mw;
     _Atomic int64_t   device_used;       /* bytes */
     _Atomic int64_t   device_total;
+    /* E hash of the file's bytes, once it is known: kept as long as the bus
+     * (run/content.c) */
+    _Atomic uint32_t  content_known;     /* 1: release, after content */
+    uint8_t           content[16];
 } infer_bus_model_t;
 
 

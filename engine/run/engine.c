@@ -487,6 +487,7 @@ infer_engine_run(infer_engine_t *e)
 
         engine_rate(e);
         infer_engine_health(e);
+        infer_content_take(e);
         swept_us = e->sweep_us;
         if (infer_engine_sweep(e)) {
             infer_engine_log(e, INFER_LOG_NOTICE, "infer engine ends: %s",

@@ -4,11 +4,13 @@
  * here, step.c runs one batch. Inside engine/run only.
  *
  * One loop thread touches all of this; the watcher thread of process.c only
- * sets `ending` and writes the wake-up.
+ * sets `ending` and writes the wake-up, the one of content.c has `content`.
  */
 
 #ifndef INFER_RUN_ENGINE_H
 #define INFER_RUN_ENGINE_H
+
+#include <time.h>
 
 #include "ipc/bus.h"
 #include "model/model.h"
@@ -35,6 +37,22 @@ typedef struct {
     uint32_t          n_outs;
     uint64_t          start_us;
 } infer_flight_t;
+
+/* A model's file, being hashed. */
+typedef struct {
+    int               fd;                  /* -1: nothing to do */
+    int               rc;
+    uint8_t           hash[16];
+    uint64_t          bytes, us;
+    struct timespec   mtime;               /* when it was loaded */
+} infer_content_model_t;
+
+typedef struct {
+    infer_content_model_t  model[INFER_MAX_MODELS];
+    uint32_t               n;
+    uint32_t               taken;          /* published by the loop */
+    _Atomic uint32_t       done;           /* results of the thread */
+} infer_content_t;
 
 #define INFER_MAX_DEPTH  2                 /* launched steps of a model */
 
@@ -84,6 +102,7 @@ typedef struct {
 
     uint32_t              n_models;
     infer_engine_model_t  model[INFER_MAX_MODELS];
+    infer_content_t       content;
     infer_seq_t          *seq[INFER_MAX_SLOTS];      /* by slot */
     uint32_t              n_seqs;
     uint64_t              woken[INFER_MAX_ENTRIES / 64];
@@ -112,7 +131,8 @@ int infer_engine_sizes(infer_engine_t *e, infer_err_t *err);
 /* Takes what has arrived on the control channel; returns models that have
  * their descriptors. */
 uint32_t infer_engine_receive(infer_engine_t *e);
-/* Loads model i, whose descriptors are there, and closes them. */
+/* Loads model i, whose descriptors are there; they are not the caller's any
+ * more. */
 int infer_engine_load(infer_engine_t *e, uint32_t i, infer_err_t *err);
 /* Its part after the weights: scheduler, pages, what a step needs. */
 int infer_engine_arrays(infer_engine_t *e, infer_engine_model_t *m,
@@ -130,6 +150,15 @@ int infer_engine_step(infer_engine_t *e, infer_engine_model_t *m);
 void infer_engine_forget(infer_engine_model_t *m, const infer_seq_t *q);
 /* Waits for what is launched; nothing is published. */
 void infer_engine_drain(infer_engine_model_t *m);
+
+/* ---- content.c ---- */
+
+/* Takes over the descriptor of model i's file, which was just loaded. */
+void infer_content_keep(infer_engine_t *e, uint32_t i, int fd);
+/* Begins, when all models are loaded, to hash what is not known yet. */
+void infer_content_start(infer_engine_t *e);
+/* Publishes what is known by now; of the loop. */
+void infer_content_take(infer_engine_t *e);
 
 /* ---- health.c ---- */
 

@@ -363,7 +363,7 @@ infer_engine_load(infer_engine_t *e, uint32_t i, infer_err_t *err)
         return rc;
     }
 
-    close(m->file_fd);
+    infer_content_keep(e, i, m->file_fd);
     close(m->image_fd);
     m->file_fd = -1;
     m->image_fd = -1;

@@ -284,6 +284,7 @@ process_serve(infer_engine_t *e)
     }
 
     process_ready(e);
+    infer_content_start(e);
     rc = infer_engine_run(e);
     atomic_store(&h->engine_state, INFER_ENGINE_NONE);
     infer_engine_wake_all(e);

@@ -24,6 +24,9 @@ ready(site_t *s)
         site_bail("the engine does not get ready (state %u)",
                   atomic_load(&s->bus.hdr->engine_state));
     }
+    /* the thread that found out is not one of those that stay */
+    (void) site_wait_word(&s->bus.model[0].content_known, 1, 30000);
+    (void) poll(NULL, 0, 50);
 }
 
 /* Time slice of a thread; 0 where the kernel does not tell. */
