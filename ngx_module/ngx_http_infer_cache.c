@@ -54,6 +54,8 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
     infer_key(ilcf->cache.cache->shm->secret, INFER_KEY_LOG, &cc->space,
               cc->ident.data, cc->ident.len, cc->log_key);
 
+    ngx_http_infer_cache_known(ctx, cc->log_key);
+
     if (cc->lookup) {
         rc = ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, &g);
 
@@ -139,6 +141,7 @@ ngx_http_infer_cache_log(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
     page.prompt_tokens = (uint32_t) answer.usage.prompt_tokens;
     page.completion_tokens = (uint32_t) answer.usage.completion_tokens;
     page.finish = answer.choice[answer.n_choices - 1].finish;
+    ngx_memcpy(page.key, cc->log_key, INFER_STORE_KEY);
 
     ngx_memzero(&value, sizeof(infer_buf_t));
     infer_buf_put(&value, (char *) &page, sizeof(page));
@@ -193,6 +196,7 @@ ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     p.now_ms = infer_now_us() / 1000;
     p.fresh_ms = fresh;
     p.tag = ctx->cache->tag;
+    p.origin = ngx_http_infer_cache_origin(ctx->cache->log_key);
 
     rc = infer_store_put(store, key, &p);
 
@@ -278,6 +282,29 @@ ngx_http_infer_cache_status(ngx_http_infer_ctx_t *ctx, char *status)
 {
     ctx->info.cache_status.data = (u_char *) status;
     ctx->info.cache_status.len = ngx_strlen(status);
+}
+
+
+/* $infer_cache_key */
+
+void
+ngx_http_infer_cache_known(ngx_http_infer_ctx_t *ctx, u_char *key)
+{
+    ngx_memcpy(ctx->info.cache_key, key, INFER_STORE_KEY);
+    ctx->info.has_cache_key = 1;
+}
+
+
+/* Of the logs under a key and all that was rendered from them, for purges. */
+
+uint64_t
+ngx_http_infer_cache_origin(u_char *key)
+{
+    uint64_t  origin;
+
+    ngx_memcpy(&origin, key, sizeof(origin));
+
+    return origin ? origin : 1;
 }
 
 

@@ -84,6 +84,7 @@ typedef struct {
     uint32_t                     completion_tokens;
     uint32_t                     finish;
     uint32_t                     reserved;
+    u_char                       key[INFER_STORE_KEY];  /* of its logs */
 } ngx_http_infer_cache_page_t;
 
 

@@ -365,6 +365,7 @@ ngx_http_infer_cache_page(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
 
     ngx_memcpy(&page, g->value, sizeof(page));
     infer_buf_free(&ctx->cache->body);
+    ngx_http_infer_cache_known(ctx, page.key);
 
     return ngx_http_infer_cache_send(ctx, &page,
                                      (u_char *) g->value + sizeof(page),

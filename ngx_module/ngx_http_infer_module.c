@@ -21,7 +21,8 @@ typedef enum {
     ngx_http_infer_var_finish_reason,
     ngx_http_infer_var_key,
     ngx_http_infer_var_request_id,
-    ngx_http_infer_var_cache_status
+    ngx_http_infer_var_cache_status,
+    ngx_http_infer_var_cache_key
 } ngx_http_infer_var_e;
 
 
@@ -301,6 +302,9 @@ static ngx_http_variable_t  ngx_http_infer_vars[] = {
     { ngx_string("infer_cache_status"), NULL, ngx_http_infer_variable,
       ngx_http_infer_var_cache_status, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
+    { ngx_string("infer_cache_key"), NULL, ngx_http_infer_variable,
+      ngx_http_infer_var_cache_key, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
       ngx_http_null_variable
 };
 
@@ -345,7 +349,10 @@ ngx_http_infer_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
     known = 0;
     ngx_str_null(&value);
 
-    p = ngx_pnalloc(r->pool, NGX_INT64_LEN + sizeof(".000"));
+    /* of a time, a number or a key */
+
+    p = ngx_pnalloc(r->pool, ngx_max(NGX_INT64_LEN + sizeof(".000"),
+                                     2 * INFER_STORE_KEY));
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -370,6 +377,15 @@ ngx_http_infer_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
 
     case ngx_http_infer_var_cache_status:
         value = info->cache_status;
+        break;
+
+    case ngx_http_infer_var_cache_key:
+
+        if (info->has_cache_key) {
+            value.data = p;
+            value.len = ngx_hex_dump(p, info->cache_key, INFER_STORE_KEY) - p;
+        }
+
         break;
 
     case ngx_http_infer_var_prompt_tokens:

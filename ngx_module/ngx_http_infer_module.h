@@ -224,9 +224,11 @@ typedef struct {
     uint64_t                    first_us;       /* submission to first token */
     ngx_str_t                   finish_reason;  /* empty: none yet */
     ngx_str_t                   cache_status;   /* empty: no cache here */
+    u_char                      cache_key[INFER_STORE_KEY];
     unsigned                    has_prompt:1;   /* which of these are known */
     unsigned                    has_queue:1;
     unsigned                    has_first:1;
+    unsigned                    has_cache_key:1;
 } ngx_http_infer_info_t;
 
 

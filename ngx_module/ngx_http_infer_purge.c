@@ -1,8 +1,9 @@
 
 /*
- * A location that empties the response cache: POST or DELETE with ?all or
- * ?tag=NAME (several at once), protected like any location. What is purged is a
- * miss from the answer on, for every worker.
+ * A location that empties the response cache: POST or DELETE with ?all,
+ * ?tag=NAME or ?key=KEY (several at once), protected like any location. What
+ * is purged is a miss from the answer on, for every worker. A key is what
+ * $infer_cache_key says; with the logs under it go all pages made of them.
  */
 
 
@@ -11,6 +12,8 @@
 
 static ngx_uint_t ngx_http_infer_purge_args(ngx_http_request_t *r,
     ngx_http_infer_cache_t *cache);
+static ngx_int_t ngx_http_infer_purge_key(u_char *p, size_t len,
+    uint64_t *origin);
 
 
 ngx_int_t
@@ -50,7 +53,7 @@ ngx_http_infer_purge_handler(ngx_http_request_t *r)
 
     if (ngx_http_infer_purge_args(r, cache) == 0) {
         return ngx_http_infer_error(r, NGX_HTTP_BAD_REQUEST,
-                                    "Say ?all or ?tag=NAME.");
+                                    "Say ?all, ?tag=NAME or ?key=KEY.");
     }
 
     ngx_str_set(&value, "{\"purged\":true}");
@@ -65,6 +68,7 @@ static ngx_uint_t
 ngx_http_infer_purge_args(ngx_http_request_t *r, ngx_http_infer_cache_t *cache)
 {
     u_char      *p, *last, *end, *dst, *src;
+    uint64_t     origin;
     ngx_str_t    tag;
     ngx_uint_t   n;
 
@@ -80,6 +84,15 @@ ngx_http_infer_purge_args(ngx_http_request_t *r, ngx_http_infer_cache_t *cache)
 
         if (end - p == 3 && ngx_strncmp(p, "all", 3) == 0) {
             infer_store_purge_all(&cache->store);
+            n++;
+            continue;
+        }
+
+        if (end - p > 4 && ngx_strncmp(p, "key=", 4) == 0
+            && ngx_http_infer_purge_key(p + 4, end - p - 4, &origin)
+               == NGX_OK)
+        {
+            infer_store_purge_tag(&cache->store, origin);
             n++;
             continue;
         }
@@ -104,4 +117,33 @@ ngx_http_infer_purge_args(ngx_http_request_t *r, ngx_http_infer_cache_t *cache)
     }
 
     return n;
+}
+
+
+/* DECLINED: no key */
+
+static ngx_int_t
+ngx_http_infer_purge_key(u_char *p, size_t len, uint64_t *origin)
+{
+    u_char      key[INFER_STORE_KEY];
+    ngx_int_t   byte;
+    ngx_uint_t  i;
+
+    if (len != 2 * INFER_STORE_KEY) {
+        return NGX_DECLINED;
+    }
+
+    for (i = 0; i < INFER_STORE_KEY; i++) {
+        byte = ngx_hextoi(p + 2 * i, 2);
+
+        if (byte == NGX_ERROR) {
+            return NGX_DECLINED;
+        }
+
+        key[i] = (u_char) byte;
+    }
+
+    *origin = ngx_http_infer_cache_origin(key);
+
+    return NGX_OK;
 }

@@ -176,6 +176,8 @@ ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx,
 void ngx_http_infer_cache_conf(ngx_http_infer_ctx_t *ctx,
     infer_render_conf_t *conf);
 void ngx_http_infer_cache_status(ngx_http_infer_ctx_t *ctx, char *status);
+void ngx_http_infer_cache_known(ngx_http_infer_ctx_t *ctx, u_char *key);
+uint64_t ngx_http_infer_cache_origin(u_char *key);
 
 /* cache_join.c: DONE: it reads along with another's generation */
 

@@ -11,6 +11,7 @@ use Infer;
 
 my $t = Infer->new(
     http => 'infer_cache_zone answers 2m;
+             add_header X-Key $infer_cache_key;
              log_format c "$uri $status $infer_cache_status";
              access_log logs/access.log c;',
     location => 'infer m; infer_cache answers;',
@@ -138,6 +139,25 @@ is($t->get('/purge?all')->{status}, 405, 'a purge is no GET');
 is($t->post('/purge', {})->{status}, 400, 'nothing said');
 is($t->post('/purge?tag=1', {})->{status}, 200, 'one is purged');
 is($ask_tag->(1) . $ask_tag->(2), 'MISSHIT', 'it alone');
+
+my $key = $t->post('/v1/completions', \%ask)->{headers}{'x-key'};
+like($key, qr/^[0-9a-f]{32}$/, '$infer_cache_key');
+my $other = $t->post('/v1/completions', { %ask, max_tokens => 5 });
+isnt($other->{headers}{'x-key'}, $key, 'is each answer\'s own');
+my %page = (%ask, user => 'page');
+$r = $t->post('/v1/completions', \%page) for 1, 2;
+is(status($r) . $r->{headers}{'x-key'}, "HIT$key", 'a page has it too');
+is($t->post('/purge?key=' . substr($key, 1), {})->{status}, 400, 'no key');
+is($t->post('/purge?key=' . substr($key, 0, 31) . 'g', {})->{status}, 400,
+   'nor is this');
+is($t->post('/purge?key=' . ('0' x 32), {})->{status}, 200,
+   'nothing has this one');
+is(status($t->post('/v1/completions', \%page)), 'HIT', 'so nothing goes');
+is($t->post("/purge?key=$key", {})->{status}, 200, 'one is purged');
+is(status($t->post('/v1/completions', \%page)), 'MISS', 'its page is gone');
+is(status($t->post('/v1/completions', { %ask, max_tokens => 5 })), 'HIT',
+   'another answer is there');
+is(status($t->post('/v1/completions', \%ask)), 'HIT', 'and it comes anew');
 is($t->post('/purge?all', {})->{status}, 200, 'all');
 is($ask_tag->(2), 'MISS', 'are gone');
 is($ask_tag->(2), 'HIT', 'and new ones stay');

@@ -122,14 +122,29 @@ infer_store_attach(infer_store_t *c, void *mem, size_t bytes, uint32_t owner)
 
 /* ---- what is still true ---- */
 
-/* 1: of a purged tag, or too old even for stale. */
+static void
+store_mark(const infer_store_t *c, store_entry_t *e, uint32_t k, uint64_t hash)
+{
+    if (hash != 0) {
+        e->mark[k] = (uint32_t) (hash % STORE_TAGS) + 1;
+        e->mark_epoch[k] = atomic_load(&c->head->tag[e->mark[k] - 1]);
+    }
+}
+
+static int
+store_purged(const infer_store_t *c, const store_entry_t *e, uint32_t k)
+{
+    return e->mark[k] != 0
+           && e->mark_epoch[k] != atomic_load(&c->head->tag[e->mark[k] - 1]);
+}
+
+/* 1: purged, or too old even for stale. */
 static int
 store_gone(const infer_store_t *c, const store_entry_t *e, uint64_t now_ms)
 {
     return now_ms >= e->stale_ms
            || e->epoch != atomic_load(&c->head->epoch)
-           || (e->tag != 0
-               && e->tag_epoch != atomic_load(&c->head->tag[e->tag - 1]));
+           || store_purged(c, e, 0) || store_purged(c, e, 1);
 }
 
 static void
@@ -228,10 +243,8 @@ store_insert(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
     e->fresh_ms = p->now_ms + p->fresh_ms;
     e->stale_ms = e->fresh_ms + p->stale_ms;
     e->epoch = atomic_load(&c->head->epoch);
-    if (p->tag != 0) {
-        e->tag = (uint32_t) (p->tag % STORE_TAGS) + 1;
-        e->tag_epoch = atomic_load(&c->head->tag[e->tag - 1]);
-    }
+    store_mark(c, e, 0, p->tag);
+    store_mark(c, e, 1, p->origin);
 
     if (!store_admit(s, i)) {
         return INFER_AGAIN;

@@ -21,9 +21,10 @@
  * ratio drops of a sudden), than the oldest entry on probation. An entry hit on probation is protected (80 % of the
  * main part, segmented LRU). Everything is counted in blocks.
  *
- * A purge costs nothing: an entry remembers the epochs of its tag and of the
- * store, and is a miss when either has moved on. Tags share 4,096 epochs by
- * their hash, so a purge may hit a second tag, never miss its own.
+ * A purge costs nothing: an entry remembers the epochs of its tag, of its
+ * origin (the key of what it was made from, or its own) and of the store, and
+ * is a miss when one has moved on. Tags and origins share 4,096 epochs by
+ * their hash, so a purge may hit another one too, never miss its own.
  */
 
 #ifndef INFER_CACHE_STORE_H
@@ -65,6 +66,7 @@ typedef struct {
     uint64_t     fresh_ms;          /* from now on a plain hit */
     uint64_t     stale_ms;          /* then, for so long, only stale */
     uint64_t     tag;               /* hash of the tag; 0: none */
+    uint64_t     origin;            /* purged like a tag; 0: none */
 } infer_store_put_t;
 
 typedef struct {
@@ -112,6 +114,7 @@ int infer_store_put(infer_store_t *s, const uint8_t *key,
 /* OK or AGAIN when it was not there; BUSY. */
 int infer_store_remove(infer_store_t *s, const uint8_t *key);
 
+/* What was put with this tag or origin. */
 void infer_store_purge_tag(infer_store_t *s, uint64_t tag);
 void infer_store_purge_all(infer_store_t *s);
 

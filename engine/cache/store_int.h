@@ -11,7 +11,7 @@
 
 #include "cache/store.h"
 
-#define STORE_MAGIC    0x31435249u        /* "IRC1" */
+#define STORE_MAGIC    0x32435249u        /* "IRC2" */
 #define STORE_NONE     UINT32_MAX
 #define STORE_TAGS     4096
 #define STORE_MIN_BLOCKS  16             /* of a shard */
@@ -35,7 +35,8 @@ typedef struct {
     uint8_t   key[INFER_STORE_KEY];
     uint64_t  born_ms, fresh_ms, stale_ms;    /* points in time */
     uint64_t  epoch;
-    uint32_t  tag, tag_epoch;             /* tag: index + 1; 0: none */
+    uint32_t  mark[2], mark_epoch[2];     /* of tag and origin: index + 1;
+                                           * 0: none */
     uint32_t  chain;                      /* next in the bucket */
     uint32_t  newer, older;               /* in its list; older also links
                                            * free entries */

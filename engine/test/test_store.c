@@ -117,6 +117,36 @@ test_open(infer_store_t *s, uint32_t n_shards, uint32_t n_blocks)
     return bytes;
 }
 
+/* Three entries of two origins, one of them with a tag as well. */
+static void
+test_origin(void)
+{
+    uint32_t           n;
+    infer_store_t      s;
+    infer_store_get_t  g;
+    infer_store_put_t  p = { .ident_len = sizeof(n), .value_len = 0,
+                             .value = "", .fresh_ms = 1000 };
+
+    (void) test_open(&s, 1, 64);
+    for (n = 0; n < 3; n++) {
+        p.ident = &n;
+        p.origin = n < 2 ? 5000 : 5001;
+        p.tag = n == 1 ? 6000 : 0;
+        (void) infer_store_put(&s, test_key(n), &p);
+    }
+    infer_store_purge_tag(&s, 4999);
+    ok(test_get(&s, 0, 0, &g) == INFER_OK
+       && test_get(&s, 1, 0, &g) == INFER_OK
+       && test_get(&s, 2, 0, &g) == INFER_OK, "another origin purges nothing");
+    infer_store_purge_tag(&s, 6000);
+    ok(test_get(&s, 0, 0, &g) == INFER_OK
+       && test_get(&s, 1, 0, &g) == INFER_AGAIN, "a tag purges by itself");
+    infer_store_purge_tag(&s, 5000);
+    ok(test_get(&s, 0, 0, &g) == INFER_AGAIN
+       && test_get(&s, 2, 0, &g) == INFER_OK,
+       "an origin purges what was made from it");
+}
+
 static void
 test_basics(void)
 {
@@ -376,6 +406,7 @@ int
 main(void)
 {
     test_basics();
+    test_origin();
     test_times();
     test_policy();
     test_two();
