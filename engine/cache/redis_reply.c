@@ -152,29 +152,26 @@ infer_redis_reader(redis_budget_t *budget)
 }
 
 /* What waits for more bytes: a line that does not end, a string that is
- * longer than it may be. */
+ * longer than it may be. The reader has taken the byte of the type off. */
 static int
 reply_may_fit(const redisReader *r, const redis_budget_t *b)
 {
-    char        *end;
     size_t       n = r->len - r->pos;
     long long    len;
-    const char  *p = r->buf + r->pos, *line;
+    const char  *p = r->buf + r->pos;
 
-    if (n == 0) {
+    if (r->ridx < 0 || n == 0) {
         return 1;
     }
-    line = memchr(p, '\r', n < REDIS_LINE_MAX ? n : REDIS_LINE_MAX);
-    if (line == NULL) {
+    if (memchr(p, '\r', n < REDIS_LINE_MAX ? n : REDIS_LINE_MAX) == NULL) {
         return n < REDIS_LINE_MAX;
     }
-    if (*p != '$') {
+    if (r->rstack[r->ridx].type != REDIS_REPLY_STRING) {
         return 1;
     }
     errno = 0;
-    len = strtoll(p + 1, &end, 10);
-    return errno == 0 && len >= -1
-           && (len == -1 || (unsigned long long) len <= b->bytes);
+    len = strtoll(p, NULL, 10);
+    return errno == 0 && (len < 0 || (unsigned long long) len <= b->bytes);
 }
 
 int
