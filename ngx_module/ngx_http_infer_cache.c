@@ -16,6 +16,8 @@
 static void *ngx_http_infer_cache_room(void *arg, size_t len);
 static ngx_int_t ngx_http_infer_cache_log(ngx_http_infer_ctx_t *ctx,
     infer_store_get_t *g);
+static void ngx_http_infer_cache_keep_page(ngx_http_infer_ctx_t *ctx,
+    infer_store_get_t *g, infer_buf_t *page);
 
 
 /* The request is tokenized. DECLINED: generate. Else it is answered. */
@@ -26,7 +28,6 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
     int                          rc;
     infer_store_get_t            g;
     ngx_http_infer_cache_ctx_t  *cc;
-    ngx_http_infer_loc_conf_t   *ilcf;
 
     cc = ctx->cache;
 
@@ -34,9 +35,7 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    ilcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_infer_module);
-
-    if (!infer_key_repeatable(ctx->req) && !ilcf->cache.sampled) {
+    if (!infer_key_repeatable(ctx->req) && !cc->conf->sampled) {
         ngx_http_infer_cache_status(ctx, "BYPASS");
         cc->lookup = 0;
         cc->store = 0;
@@ -51,7 +50,7 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    infer_key(ilcf->cache.cache->shm->secret, INFER_KEY_LOG, &cc->space,
+    infer_key(cc->conf->cache->shm->secret, INFER_KEY_LOG, &cc->space,
               cc->ident.data, cc->ident.len, cc->log_key);
 
     ngx_http_infer_cache_known(ctx, cc->log_key);
@@ -64,25 +63,53 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
         }
     }
 
-    infer_buf_free(&cc->body);
-
-    return cc->lookup ? ngx_http_infer_cache_join(ctx, NULL) : NGX_DECLINED;
+    return ngx_http_infer_cache_missed(ctx);
 }
 
 
-/* OK: the value is in g, in the request's pool */
+/*
+ * No tier has an answer that is good: an old one while it is refreshed, or
+ * one that is being made; DECLINED: generate.
+ */
+
+ngx_int_t
+ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_int_t                    rc;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+
+    infer_buf_free(&cc->body);
+
+    if (!cc->lookup) {
+        return NGX_DECLINED;
+    }
+
+    if (cc->store) {
+        rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_UPDATING,
+                                        NULL);
+        if (rc != NGX_DECLINED) {
+            ngx_http_infer_refresh(ctx);
+            return rc;
+        }
+    }
+
+    return ngx_http_infer_cache_join(ctx, NULL);
+}
+
+
+/* OK: the value is in g, in the request's pool. An old one is kept aside. */
 
 int
 ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
     infer_buf_t *ident, infer_store_get_t *g)
 {
-    int                         rc;
-    infer_store_t              *store;
-    ngx_http_infer_cache_t     *cache;
-    ngx_http_infer_loc_conf_t  *ilcf;
+    int                      rc;
+    infer_store_t           *store;
+    ngx_http_infer_cache_t  *cache;
 
-    ilcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_infer_module);
-    cache = ilcf->cache.cache;
+    cache = ctx->cache->conf->cache;
 
     store = ngx_http_infer_cache_enter(cache);
     if (store == NULL) {
@@ -102,7 +129,18 @@ ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
         ngx_http_infer_cache_busy(cache);
     }
 
-    return rc == INFER_OK && g->stale ? INFER_AGAIN : rc;
+    if (rc != INFER_OK) {
+        return rc;
+    }
+
+    ctx->cache->frequency = ngx_max(ctx->cache->frequency, g->frequency);
+
+    if (g->stale) {
+        ngx_http_infer_cache_expired(ctx, key, g);
+        return INFER_AGAIN;
+    }
+
+    return INFER_OK;
 }
 
 
@@ -118,73 +156,122 @@ ngx_http_infer_cache_room(void *arg, size_t len)
 static ngx_int_t
 ngx_http_infer_cache_log(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
 {
+    ngx_int_t    rc;
+    infer_buf_t  page;
+
+    if (ngx_http_infer_cache_render(ctx, g->value, g->value_len, g->age_ms,
+                                    &page)
+        != INFER_OK)
+    {
+        return NGX_DECLINED;
+    }
+
+    ngx_http_infer_cache_keep_page(ctx, g, &page);
+    ngx_http_infer_cache_status(ctx, "HIT");
+
+    rc = ngx_http_infer_cache_send(ctx, (u_char *) page.data, page.len,
+                                   g->age_ms);
+    infer_buf_free(&page);
+
+    ngx_http_infer_refresh_ahead(ctx, g);
+
+    return rc;
+}
+
+
+/*
+ * The page of packed logs, which may come from anywhere: CORRUPT when they
+ * are no answer to the request. page is the caller's when OK.
+ */
+
+int
+ngx_http_infer_cache_render(ngx_http_infer_ctx_t *ctx, void *logs, size_t len,
+    uint64_t age_ms, infer_buf_t *page)
+{
     int                          rc;
-    ngx_int_t                    src;
-    infer_buf_t                  value;
     infer_answer_t               answer;
     infer_render_conf_t          conf;
-    ngx_http_infer_cache_ctx_t  *cc;
-    ngx_http_infer_cache_page_t  page;
+    ngx_http_infer_cache_page_t  head;
 
-    cc = ctx->cache;
-
-    rc = infer_answer_open(&answer, g->value, g->value_len,
+    rc = infer_answer_open(&answer, logs, len,
                            ctx->req->n_prompts * ctx->req->n,
                            ctx->req->sampling.top_logprobs,
                            ctx->bus->bus.model[ctx->model->index].vocab);
     if (rc != INFER_OK) {
-        return NGX_DECLINED;
+        return rc;
     }
 
-    ngx_memzero(&page, sizeof(page));
-    page.stream = ctx->req->stream;
-    page.prompt_tokens = (uint32_t) answer.usage.prompt_tokens;
-    page.completion_tokens = (uint32_t) answer.usage.completion_tokens;
-    page.finish = answer.choice[answer.n_choices - 1].finish;
-    ngx_memcpy(page.key, cc->log_key, INFER_STORE_KEY);
+    ngx_memzero(&head, sizeof(head));
+    head.stream = ctx->req->stream;
+    head.prompt_tokens = (uint32_t) answer.usage.prompt_tokens;
+    head.completion_tokens = (uint32_t) answer.usage.completion_tokens;
+    head.finish = answer.choice[answer.n_choices - 1].finish;
+    head.age = (uint32_t) (age_ms / 1000);
+    ngx_memcpy(head.key, ctx->cache->log_key, INFER_STORE_KEY);
 
-    ngx_memzero(&value, sizeof(infer_buf_t));
-    infer_buf_put(&value, (char *) &page, sizeof(page));
+    ngx_memzero(page, sizeof(infer_buf_t));
+    infer_buf_put(page, (char *) &head, sizeof(head));
 
     ngx_http_infer_cache_conf(ctx, &conf);
     conf.blank = 1;
 
-    rc = infer_answer_render(&value,
-                             ctx->bus->models[ctx->model->index].text,
+    rc = infer_answer_render(page, ctx->bus->models[ctx->model->index].text,
                              ctx->req, &answer, &conf);
     if (rc != INFER_OK) {
-        infer_buf_free(&value);
-        return NGX_DECLINED;
+        infer_buf_free(page);
     }
 
-    if (cc->body.len && cc->store) {
-        (void) ngx_http_infer_cache_put(ctx, cc->body_key, &cc->body, &value,
-                                        (ngx_msec_t) g->left_ms);
+    return rc;
+}
+
+
+/*
+ * For the next such body. Where hot answers are refreshed ahead of their end,
+ * a page ends before its logs do, so that somebody looks at those.
+ */
+
+static void
+ngx_http_infer_cache_keep_page(ngx_http_infer_ctx_t *ctx,
+    infer_store_get_t *g, infer_buf_t *page)
+{
+    ngx_msec_t                   fresh, stale, window;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+
+    if (cc->body.len == 0 || !cc->store) {
+        return;
     }
 
-    src = ngx_http_infer_cache_send(ctx, &page,
-                                    (u_char *) value.data + sizeof(page),
-                                    value.len - sizeof(page), g->age_ms);
-    infer_buf_free(&value);
+    fresh = (ngx_msec_t) g->left_ms;
+    stale = ngx_http_infer_cache_stale_ms(cc->conf);
 
-    return src;
+    if (cc->conf->ahead) {
+        window = ngx_http_infer_cache_window(g);
+        fresh -= ngx_min(fresh, window);
+        stale = ngx_max(stale, window);
+    }
+
+    (void) ngx_http_infer_cache_put(ctx, cc->body_key, &cc->body, page, fresh,
+                                    stale);
 }
 
 
 int
 ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
-    infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh)
+    infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh,
+    ngx_msec_t stale)
 {
-    int                         rc;
-    infer_store_t              *store;
-    infer_store_put_t           p;
-    ngx_http_infer_loc_conf_t  *ilcf;
+    int                           rc;
+    infer_store_t                *store;
+    infer_store_put_t             p;
+    ngx_http_infer_cache_conf_t  *ccf;
 
-    ilcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_infer_module);
+    ccf = ctx->cache->conf;
 
-    store = ngx_http_infer_cache_enter(ilcf->cache.cache);
+    store = ngx_http_infer_cache_enter(ccf->cache);
 
-    if (store == NULL || fresh == 0 || value->len > ilcf->cache.max_size) {
+    if (store == NULL || fresh == 0 || value->len > ccf->max_size) {
         return INFER_INVALID;
     }
 
@@ -195,48 +282,52 @@ ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     p.value_len = value->len;
     p.now_ms = infer_now_us() / 1000;
     p.fresh_ms = fresh;
+    p.stale_ms = stale;
     p.tag = ctx->cache->tag;
     p.origin = ngx_http_infer_cache_origin(ctx->cache->log_key);
 
     rc = infer_store_put(store, key, &p);
 
     if (rc == INFER_BUSY) {
-        ngx_http_infer_cache_busy(ilcf->cache.cache);
+        ngx_http_infer_cache_busy(ccf->cache);
     }
 
-    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ngx_http_infer_log(ctx), 0,
                    "infer cache put %uz bytes: %d", value->len, rc);
 
     return rc;
 }
 
 
+/* A page, at once or at the location's pace; DONE: it is under way. */
+
 ngx_int_t
-ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx,
-    ngx_http_infer_cache_page_t *page, u_char *blank, size_t len,
+ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page, size_t len,
     uint64_t age_ms)
 {
-    ngx_str_t             value;
-    infer_buf_t           body;
-    ngx_http_request_t   *r;
-    infer_render_conf_t   conf;
+    ngx_str_t                    value;
+    infer_buf_t                  body;
+    ngx_http_request_t          *r;
+    infer_render_conf_t          conf;
+    ngx_http_infer_cache_page_t  head;
 
     r = ctx->request;
+
+    ngx_memcpy(&head, page, sizeof(head));
+    len -= sizeof(head);
 
     ngx_memzero(&body, sizeof(infer_buf_t));
     ngx_http_infer_cache_conf(ctx, &conf);
 
     (void) infer_buf_room(&body, len + len / 2);
-    (void) infer_answer_fill(&body, (char *) blank, len, &conf);
+    (void) infer_answer_fill(&body, (char *) page + sizeof(head), len, &conf);
 
-    ctx->info.prompt_tokens = page->prompt_tokens;
-    ctx->info.completion_tokens = page->completion_tokens;
+    ctx->info.prompt_tokens = head.prompt_tokens;
+    ctx->info.completion_tokens = head.completion_tokens;
     ctx->info.has_prompt = 1;
     ctx->info.finish_reason.data =
-                              (u_char *) infer_api_finish_name(page->finish);
+                              (u_char *) infer_api_finish_name(head.finish);
     ctx->info.finish_reason.len = ngx_strlen(ctx->info.finish_reason.data);
-
-    ngx_http_infer_cache_status(ctx, "HIT");
 
     value.data = ngx_pnalloc(r->pool, NGX_INT64_LEN);
 
@@ -247,16 +338,23 @@ ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx,
 
     value.len = ngx_sprintf(value.data, "%uL", age_ms / 1000) - value.data;
 
-    if (ngx_http_infer_header_out(r, "Age", &value) != NGX_OK
-        || (page->stream && ngx_http_infer_stream_headers(r) != NGX_OK))
-    {
+    if (ngx_http_infer_header_out(r, "Age", &value) != NGX_OK) {
+        infer_buf_free(&body);
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    if (head.stream && ctx->cache->conf->pace) {
+        return ngx_http_infer_pace(ctx, &body);
+    }
+
+    if (head.stream && ngx_http_infer_stream_headers(r) != NGX_OK) {
         infer_buf_free(&body);
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     return ngx_http_infer_send_buf(r, NGX_HTTP_OK,
-                                   page->stream ? "text/event-stream"
-                                                : "application/json",
+                                   head.stream ? "text/event-stream"
+                                               : "application/json",
                                    &body);
 }
 
@@ -325,6 +423,11 @@ ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx)
 
     for (i = 0; cc->logs && i < ctx->nchoices; i++) {
         infer_buf_free(&cc->logs[i]);
+    }
+
+    if (cc->logs) {
+        ngx_free(cc->logs);
+        cc->logs = NULL;
     }
 
     cc->store = 0;

@@ -19,12 +19,34 @@
 #include "cache/store.h"
 
 
+/* infer_cache_use_stale; 1 is NGX_CONF_BITMASK_SET */
+
+#define NGX_HTTP_INFER_STALE_ERROR     0x0002
+#define NGX_HTTP_INFER_STALE_TIMEOUT   0x0004
+#define NGX_HTTP_INFER_STALE_OVERLOAD  0x0008
+#define NGX_HTTP_INFER_STALE_UPDATING  0x0010
+#define NGX_HTTP_INFER_STALE_ALL       0x001e
+#define NGX_HTTP_INFER_STALE_OFF       0x0020
+#define NGX_HTTP_INFER_STALE_CAUSES    4
+
+
+/* what workers count: old answers by cause, in the order of the bits above,
+ * and refreshes */
+
+typedef struct {
+    ngx_atomic_t                 stale[NGX_HTTP_INFER_STALE_CAUSES];
+    ngx_atomic_t                 refreshes[3];  /* started, done, failed */
+} ngx_http_infer_cache_counts_t;
+
+
 /* in the zone's shared memory; lives until nginx ends or the size changes */
 
 typedef struct {
     u_char                       secret[16];    /* of the keys */
     size_t                       bytes;
     void                        *store;
+    ngx_http_infer_cache_counts_t
+                                 counts;
 } ngx_http_infer_cache_shm_t;
 
 
@@ -49,6 +71,11 @@ typedef struct {
     ngx_msec_t                   length_ms;     /* good, by their end */
     size_t                       max_size;      /* of one answer's log */
     ngx_flag_t                   sampled;
+    ngx_uint_t                   use_stale;     /* NGX_HTTP_INFER_STALE_* */
+    ngx_msec_t                   stale_ms;      /* for so long */
+    ngx_flag_t                   refresh;       /* as said */
+    ngx_uint_t                   ahead;         /* hot ones before the end */
+    ngx_uint_t                   pace;          /* tokens/s, 0: at once */
     ngx_http_complex_value_t    *scope;         /* NULL: by credentials */
     ngx_http_complex_value_t    *tag;
     ngx_array_t                 *bypass;        /* ngx_http_complex_value_t */
@@ -60,6 +87,7 @@ typedef struct {
 /* of a request that may be cached */
 
 typedef struct {
+    ngx_http_infer_cache_conf_t *conf;
     infer_key_space_t            space;
     u_char                       body_key[INFER_STORE_KEY];
     u_char                       log_key[INFER_STORE_KEY];
@@ -69,6 +97,12 @@ typedef struct {
     uint64_t                     tag;
     infer_store_flight_t         flight;        /* what we read */
     infer_store_flight_t         failed;        /* what we read before */
+    u_char                      *old;           /* past its time, or NULL; */
+    size_t                       old_len;       /* in the request's pool */
+    uint64_t                     old_age_ms;
+    uint32_t                     frequency;     /* of what was looked up */
+    unsigned                     old_page:1;    /* it is a page, not logs */
+    unsigned                     expired:1;     /* there was one */
     unsigned                     lookup:1;
     unsigned                     store:1;
     unsigned                     flying:1;
@@ -83,7 +117,7 @@ typedef struct {
     uint32_t                     prompt_tokens;
     uint32_t                     completion_tokens;
     uint32_t                     finish;
-    uint32_t                     reserved;
+    uint32_t                     age;           /* s, when it was rendered */
     u_char                       key[INFER_STORE_KEY];  /* of its logs */
 } ngx_http_infer_cache_page_t;
 
@@ -94,6 +128,8 @@ char *ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_infer_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
 char *ngx_http_infer_cache_valid(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+char *ngx_http_infer_cache_use_stale(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 char *ngx_http_infer_cache_purge(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);

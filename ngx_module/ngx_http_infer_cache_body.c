@@ -113,6 +113,8 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
         return NULL;
     }
 
+    cc->conf = ccf;
+
     ngx_sha1_init(&sha1);
     ngx_sha1_update(&sha1, ctx->bus->signature, 20);
     ngx_sha1_update(&sha1, &ctx->model->index, sizeof(ngx_uint_t));
@@ -366,8 +368,8 @@ ngx_http_infer_cache_page(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
     ngx_memcpy(&page, g->value, sizeof(page));
     infer_buf_free(&ctx->cache->body);
     ngx_http_infer_cache_known(ctx, page.key);
+    ngx_http_infer_cache_status(ctx, "HIT");
 
-    return ngx_http_infer_cache_send(ctx, &page,
-                                     (u_char *) g->value + sizeof(page),
-                                     g->value_len - sizeof(page), g->age_ms);
+    return ngx_http_infer_cache_send(ctx, g->value, g->value_len,
+                                     g->age_ms + (uint64_t) page.age * 1000);
 }

@@ -13,6 +13,7 @@
 #define NGX_HTTP_INFER_CACHE_SHARDS   16
 #define NGX_HTTP_INFER_CACHE_LEAST    (512 * 1024)
 #define NGX_HTTP_INFER_CACHE_RECOVER  1000        /* ms between looks */
+#define NGX_HTTP_INFER_CACHE_STALE    3600000     /* ms past a good time */
 
 
 static ngx_int_t ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone,
@@ -282,6 +283,86 @@ ngx_http_infer_cache_valid(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+/* infer_cache_use_stale [error] [timeout] [overload] [updating] [for=TIME] */
+
+char *
+ngx_http_infer_cache_use_stale(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_http_infer_loc_conf_t *ilcf = conf;
+
+    ngx_str_t            *value, time;
+    ngx_uint_t            i;
+    ngx_conf_bitmask_t   *m;
+
+    static ngx_conf_bitmask_t  masks[] = {
+        { ngx_string("error"), NGX_HTTP_INFER_STALE_ERROR },
+        { ngx_string("timeout"), NGX_HTTP_INFER_STALE_TIMEOUT },
+        { ngx_string("overload"), NGX_HTTP_INFER_STALE_OVERLOAD },
+        { ngx_string("updating"), NGX_HTTP_INFER_STALE_UPDATING },
+        { ngx_string("off"), NGX_HTTP_INFER_STALE_OFF },
+        { ngx_null_string, 0 }
+    };
+
+    if (ilcf->cache.use_stale) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    ilcf->cache.stale_ms = NGX_HTTP_INFER_CACHE_STALE;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        if (value[i].len > 4 && ngx_strncmp(value[i].data, "for=", 4) == 0) {
+            time.data = value[i].data + 4;
+            time.len = value[i].len - 4;
+
+            ilcf->cache.stale_ms = ngx_parse_time(&time, 0);
+
+            if (ilcf->cache.stale_ms == (ngx_msec_t) NGX_ERROR
+                || ilcf->cache.stale_ms == 0)
+            {
+                goto invalid;
+            }
+
+            continue;
+        }
+
+        for (m = masks; m->name.len; m++) {
+            if (m->name.len == value[i].len
+                && ngx_strncmp(m->name.data, value[i].data, m->name.len) == 0)
+            {
+                break;
+            }
+        }
+
+        if (m->name.len == 0) {
+            goto invalid;
+        }
+
+        ilcf->cache.use_stale |= m->mask;
+    }
+
+    if (ilcf->cache.use_stale == 0
+        || ((ilcf->cache.use_stale & NGX_HTTP_INFER_STALE_OFF)
+            && cf->args->nelts > 2))
+    {
+        return "takes causes, or \"off\" alone";
+    }
+
+    ilcf->cache.use_stale |= NGX_CONF_BITMASK_SET;
+
+    return NGX_CONF_OK;
+
+invalid:
+
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "invalid \"infer_cache_use_stale\" parameter \"%V\"",
+                       &value[i]);
+
+    return NGX_CONF_ERROR;
+}
+
+
 /* infer_cache_purge ZONE */
 
 char *
@@ -320,6 +401,8 @@ ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf)
     /*
      * set by ngx_pcalloc():
      *
+     *     conf->use_stale = 0;
+     *     conf->ahead = 0;
      *     conf->scope = NULL;
      *     conf->tag = NULL;
      *     conf->purge = NULL;
@@ -330,6 +413,9 @@ ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf)
     conf->length_ms = NGX_CONF_UNSET_MSEC;
     conf->max_size = NGX_CONF_UNSET_SIZE;
     conf->sampled = NGX_CONF_UNSET;
+    conf->stale_ms = NGX_CONF_UNSET_MSEC;
+    conf->refresh = NGX_CONF_UNSET;
+    conf->pace = NGX_CONF_UNSET_UINT;
     conf->bypass = NGX_CONF_UNSET_PTR;
     conf->no_cache = NGX_CONF_UNSET_PTR;
 }
@@ -344,6 +430,20 @@ ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
     ngx_conf_merge_msec_value(conf->length_ms, prev->length_ms, 600000);
     ngx_conf_merge_size_value(conf->max_size, prev->max_size, 256 * 1024);
     ngx_conf_merge_value(conf->sampled, prev->sampled, 0);
+    ngx_conf_merge_bitmask_value(conf->use_stale, prev->use_stale,
+                                 (NGX_CONF_BITMASK_SET
+                                  |NGX_HTTP_INFER_STALE_OFF));
+    ngx_conf_merge_msec_value(conf->stale_ms, prev->stale_ms,
+                              NGX_HTTP_INFER_CACHE_STALE);
+
+    /* not said: where old answers are refreshed anyway */
+
+    ngx_conf_merge_value(conf->refresh, prev->refresh, NGX_CONF_UNSET);
+    conf->ahead = (conf->refresh != NGX_CONF_UNSET)
+                  ? (ngx_uint_t) conf->refresh
+                  : (conf->use_stale & NGX_HTTP_INFER_STALE_UPDATING) != 0;
+
+    ngx_conf_merge_uint_value(conf->pace, prev->pace, 0);
     ngx_conf_merge_ptr_value(conf->bypass, prev->bypass, NULL);
     ngx_conf_merge_ptr_value(conf->no_cache, prev->no_cache, NULL);
 

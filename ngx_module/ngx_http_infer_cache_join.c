@@ -202,5 +202,6 @@ ngx_http_infer_cache_crashed(ngx_http_infer_ctx_t *ctx)
     ctx->cache->failed = ctx->cache->flight;
     ctx->cache->flying = 0;
 
-    ngx_http_infer_cache_status(ctx, "MISS");
+    ngx_http_infer_cache_status(ctx, ctx->cache->expired ? "EXPIRED"
+                                                         : "MISS");
 }

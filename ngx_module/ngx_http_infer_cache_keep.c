@@ -33,8 +33,8 @@ ngx_http_infer_cache_keep(ngx_http_infer_ctx_t *ctx,
     count = choice->nread;
 
     if (cc->logs == NULL) {
-        cc->logs = ngx_pcalloc(ctx->request->pool,
-                               ctx->nchoices * sizeof(infer_buf_t));
+        cc->logs = ngx_calloc(ctx->nchoices * sizeof(infer_buf_t),
+                              ngx_http_infer_log(ctx));
         if (cc->logs == NULL) {
             cc->store = 0;
             return;
@@ -71,11 +71,10 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
 {
     uint32_t                     finish;
     ngx_uint_t                   i;
-    ngx_msec_t                   fresh, valid;
+    ngx_msec_t                   fresh, stale, valid;
     infer_buf_t                  value;
     infer_store_t               *store;
     ngx_http_infer_cache_ctx_t  *cc;
-    ngx_http_infer_loc_conf_t   *ilcf;
 
     cc = ctx->cache;
 
@@ -83,8 +82,7 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
         return;
     }
 
-    ilcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_infer_module);
-    store = ngx_http_infer_cache_enter(ilcf->cache.cache);
+    store = ngx_http_infer_cache_enter(cc->conf->cache);
 
     /* of those that read one generation, the first to end stores it */
 
@@ -108,14 +106,16 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
 
         ngx_memcpy(&finish, cc->logs[i].data, sizeof(finish));
 
-        valid = (finish == INFER_FINISH_STOP) ? ilcf->cache.stop_ms
-                                              : ilcf->cache.length_ms;
+        valid = (finish == INFER_FINISH_STOP) ? cc->conf->stop_ms
+                                              : cc->conf->length_ms;
         fresh = ngx_min(fresh, valid);
     }
 
     if (infer_answer_end(&value, usage) == INFER_OK) {
+        stale = ngx_http_infer_cache_stale_ms(cc->conf);
+
         (void) ngx_http_infer_cache_put(ctx, cc->log_key, &cc->ident, &value,
-                                        fresh);
+                                        fresh, stale);
     }
 
     infer_buf_free(&value);

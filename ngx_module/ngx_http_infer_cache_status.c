@@ -57,6 +57,21 @@ static ngx_http_infer_cache_metric_t  ngx_http_infer_cache_metrics[] = {
 };
 
 
+/* what workers count, in the order of ngx_http_infer_cache_counts_t */
+
+static char  *ngx_http_infer_cache_causes[] = {
+    "error", "timeout", "overload", "updating"
+};
+
+static char  *ngx_http_infer_cache_results[] = {
+    "started", "done", "failed"
+};
+
+
+static u_char *ngx_http_infer_metrics_stale(u_char *p, u_char *last,
+    ngx_http_infer_main_conf_t *imcf);
+
+
 u_char *
 ngx_http_infer_metrics_caches(u_char *p, u_char *last, void *main)
 {
@@ -92,6 +107,50 @@ ngx_http_infer_metrics_caches(u_char *p, u_char *last, void *main)
 
             p = ngx_slprintf(p, last, "%s{cache=\"%V\"} %uL\n",
                              metric->name, &cache[i]->name, value);
+        }
+    }
+
+    return ngx_http_infer_metrics_stale(p, last, imcf);
+}
+
+
+static u_char *
+ngx_http_infer_metrics_stale(u_char *p, u_char *last,
+    ngx_http_infer_main_conf_t *imcf)
+{
+    ngx_uint_t                       i, n;
+    ngx_http_infer_cache_t         **cache;
+    ngx_http_infer_cache_counts_t   *counts;
+
+    cache = imcf->caches.elts;
+
+    p = ngx_slprintf(p, last, "# HELP ngx_infer_cache_stale_served_total "
+                     "Old answers sent in place of a new one.\n"
+                     "# TYPE ngx_infer_cache_stale_served_total counter\n");
+
+    for (i = 0; i < imcf->caches.nelts; i++) {
+        counts = &cache[i]->shm->counts;
+
+        for (n = 0; n < NGX_HTTP_INFER_STALE_CAUSES; n++) {
+            p = ngx_slprintf(p, last, "ngx_infer_cache_stale_served_total"
+                             "{cache=\"%V\",cause=\"%s\"} %uA\n",
+                             &cache[i]->name, ngx_http_infer_cache_causes[n],
+                             counts->stale[n]);
+        }
+    }
+
+    p = ngx_slprintf(p, last, "# HELP ngx_infer_cache_refreshes_total "
+                     "Answers made anew without a client.\n"
+                     "# TYPE ngx_infer_cache_refreshes_total counter\n");
+
+    for (i = 0; i < imcf->caches.nelts; i++) {
+        counts = &cache[i]->shm->counts;
+
+        for (n = 0; n < 3; n++) {
+            p = ngx_slprintf(p, last, "ngx_infer_cache_refreshes_total"
+                             "{cache=\"%V\",result=\"%s\"} %uA\n",
+                             &cache[i]->name, ngx_http_infer_cache_results[n],
+                             counts->refreshes[n]);
         }
     }
 

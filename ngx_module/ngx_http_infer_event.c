@@ -4,7 +4,8 @@
  * the slots that have something new, a table leads from a slot to the choice
  * of a request. Each request in flight has one timer, for pings and for the
  * deadlines that a missing engine cannot watch. The timer is not cancelable,
- * so a worker that exits gracefully stays until its requests are answered.
+ * so a worker that exits gracefully stays until its requests are answered;
+ * that of a refresh is.
  */
 
 
@@ -56,6 +57,7 @@ ngx_http_infer_event_attach(ngx_http_infer_bus_t *bus, ngx_log_t *log)
     }
 
     ngx_queue_init(&watch->ready);
+    ngx_queue_init(&bus->refreshes);
 
     c = ngx_get_connection(bus->entry_fd[bus->entry], ngx_cycle->log);
     if (c == NULL) {
@@ -117,6 +119,8 @@ ngx_http_infer_event_detach(ngx_http_infer_bus_t *bus)
     c->fd = (ngx_socket_t) -1;
 
     bus->watch = NULL;
+
+    ngx_http_infer_refresh_cancel(bus);
 
     ngx_free(watch->choices);
     ngx_free(watch);
@@ -196,6 +200,11 @@ ngx_http_infer_event_ready(ngx_http_infer_bus_t *bus, uint64_t *bits)
 
         ctx = ngx_queue_data(q, ngx_http_infer_ctx_t, queue);
         ctx->ready = 0;
+
+        if (ctx->request == NULL) {
+            ngx_http_infer_refresh_news(ctx);
+            continue;
+        }
 
         c = ctx->request->connection;
 
@@ -312,7 +321,8 @@ ngx_http_infer_timer(ngx_http_infer_ctx_t *ctx)
 
     ctx->timer.handler = ngx_http_infer_timer_handler;
     ctx->timer.data = ctx;
-    ctx->timer.log = ctx->request->connection->log;
+    ctx->timer.log = ngx_http_infer_log(ctx);
+    ctx->timer.cancelable = (ctx->request == NULL);
 
     ngx_add_timer(&ctx->timer, ms);
 }
@@ -327,14 +337,26 @@ ngx_http_infer_timer_handler(ngx_event_t *ev)
     ngx_http_infer_ctx_t  *ctx;
 
     ctx = ev->data;
-    c = ctx->request->connection;
-
-    ngx_http_set_log_request(c->log, ctx->request);
-
     now = infer_now_us();
     next = 0;
 
     status = ngx_http_infer_overdue(ctx, now, &next);
+
+    if (ctx->request == NULL) {
+
+        if (status) {
+            ngx_http_infer_refresh_end(ctx, 0);
+
+        } else {
+            ngx_http_infer_timer(ctx);
+        }
+
+        return;
+    }
+
+    c = ctx->request->connection;
+
+    ngx_http_set_log_request(c->log, ctx->request);
 
     if (status) {
 

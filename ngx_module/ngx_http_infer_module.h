@@ -170,6 +170,9 @@ struct ngx_http_infer_bus_s {
     ngx_connection_t           *engine;         /* a pidfd, or NULL */
     uint32_t                    engine_pid;     /* that it watches */
     ngx_http_infer_watch_t     *watch;          /* event.c */
+    ngx_queue_t                 refreshes;      /* refresh.c */
+    ngx_uint_t                  nrefreshes;
+    ngx_msec_t                  refresh_pause;  /* none before that */
 };
 
 

@@ -25,8 +25,6 @@ static int ngx_http_infer_render_records(ngx_http_infer_ctx_t *ctx,
 static int ngx_http_infer_render_last(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish);
 static int ngx_http_infer_render_end(ngx_http_infer_ctx_t *ctx);
-static void ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
-    ngx_http_infer_choice_t *choice, uint32_t finish);
 static uint32_t ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx,
     infer_api_error_t *e);
 static ngx_int_t ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx,
@@ -34,11 +32,10 @@ static ngx_int_t ngx_http_infer_retry(ngx_http_infer_ctx_t *ctx,
 static ngx_uint_t ngx_http_infer_late(ngx_http_infer_ctx_t *ctx,
     uint32_t finish);
 static void ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx,
-    infer_api_error_t *e);
-static void ngx_http_infer_finalize(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
-static ngx_int_t ngx_http_infer_stream_header(ngx_http_infer_ctx_t *ctx);
-static ngx_int_t ngx_http_infer_flush(ngx_http_infer_ctx_t *ctx,
+    infer_api_error_t *e, ngx_uint_t cause);
+static ngx_int_t ngx_http_infer_flush_out(ngx_http_infer_ctx_t *ctx,
     ngx_uint_t last);
+static ngx_int_t ngx_http_infer_stream_header(ngx_http_infer_ctx_t *ctx);
 static ngx_int_t ngx_http_infer_wait(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx);
 static void ngx_http_infer_write_handler(ngx_http_request_t *r);
@@ -56,12 +53,20 @@ ngx_http_infer_output(ngx_http_infer_ctx_t *ctx)
         return;
     }
 
+    if (ctx->pace) {
+        ngx_http_infer_pace_output(ctx);
+        return;
+    }
+
     finish = ngx_http_infer_failed(ctx, &e);
 
     if (finish) {
 
         if (ngx_http_infer_retry(ctx, finish) != NGX_OK) {
-            ngx_http_infer_fail(ctx, &e);
+            ngx_http_infer_fail(ctx, &e,
+                                e.status > NGX_HTTP_INTERNAL_SERVER_ERROR
+                                ? NGX_HTTP_INFER_STALE_TIMEOUT
+                                : NGX_HTTP_INFER_STALE_ERROR);
         }
 
         return;
@@ -104,12 +109,12 @@ ngx_http_infer_output_stream(ngx_http_infer_ctx_t *ctx)
         if (rc != INFER_OK) {
             infer_buf_reset(&ctx->out);
             infer_api_error_rc(&e, rc, NULL);
-            ngx_http_infer_fail(ctx, &e);
+            ngx_http_infer_fail(ctx, &e, NGX_HTTP_INFER_STALE_ERROR);
             return;
         }
 
         if (open == 0) {
-            ngx_http_infer_finalize(ctx, ngx_http_infer_flush(ctx, 1));
+            ngx_http_infer_finalize(ctx, ngx_http_infer_flush_out(ctx, 1));
             return;
         }
 
@@ -119,7 +124,7 @@ ngx_http_infer_output_stream(ngx_http_infer_ctx_t *ctx)
 
         i = ctx->out.len >= NGX_HTTP_INFER_OUT_MAX;
 
-        frc = ngx_http_infer_flush(ctx, 0);
+        frc = ngx_http_infer_flush_out(ctx, 0);
 
         if (frc == NGX_ERROR) {
             ngx_http_infer_finalize(ctx, NGX_ERROR);
@@ -172,7 +177,7 @@ ngx_http_infer_output_whole(ngx_http_infer_ctx_t *ctx)
 
     if (rc != INFER_OK) {
         infer_api_error_rc(&e, rc, NULL);
-        ngx_http_infer_fail(ctx, &e);
+        ngx_http_infer_fail(ctx, &e, NGX_HTTP_INFER_STALE_ERROR);
         return;
     }
 
@@ -420,7 +425,7 @@ ngx_http_infer_output_note(ngx_http_infer_ctx_t *ctx,
 }
 
 
-static void
+void
 ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, uint32_t finish)
 {
@@ -437,7 +442,7 @@ ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
     ctx->info.finish_reason.data = (u_char *) infer_api_finish_name(finish);
     ctx->info.finish_reason.len = ngx_strlen(ctx->info.finish_reason.data);
 
-    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,
+    ngx_log_debug3(NGX_LOG_DEBUG_HTTP, ngx_http_infer_log(ctx), 0,
                    "infer slot %uD is done, %uD tokens, \"%V\"",
                    choice->ref.slot, choice->nread,
                    &ctx->info.finish_reason);
@@ -562,10 +567,14 @@ ngx_http_infer_late(ngx_http_infer_ctx_t *ctx, uint32_t finish)
 }
 
 
-/* An error object, or an event when the stream has begun. */
+/*
+ * An old answer in its place, if one may stand in for the cause; an error
+ * object, or an event when the stream has begun.
+ */
 
 static void
-ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
+ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e,
+    ngx_uint_t cause)
 {
     ngx_int_t            rc;
     ngx_uint_t           retry;
@@ -583,7 +592,18 @@ ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
     ngx_http_infer_release_all(ctx);
 
     if (!r->header_sent) {
-        ngx_http_infer_finalize(ctx, ngx_http_infer_send_error(r, e, retry));
+        ngx_http_infer_event_forget(ctx);
+
+        rc = ngx_http_infer_cache_stale(ctx, cause, e->message);
+
+        if (rc == NGX_DECLINED) {
+            rc = ngx_http_infer_send_error(r, e, retry);
+        }
+
+        if (rc != NGX_DONE) {
+            ngx_http_infer_finalize(ctx, rc);
+        }
+
         return;
     }
 
@@ -598,7 +618,7 @@ ngx_http_infer_fail(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
         rc = NGX_ERROR;
 
     } else {
-        rc = ngx_http_infer_flush(ctx, 1);
+        rc = ngx_http_infer_flush_out(ctx, 1);
     }
 
     ngx_http_infer_finalize(ctx, rc);
@@ -623,7 +643,9 @@ ngx_http_infer_output_timeout(ngx_http_infer_ctx_t *ctx, ngx_uint_t status)
                                ? INFER_FINISH_TIMEOUT_QUEUE
                                : INFER_FINISH_TIMEOUT, NULL);
 
-    ngx_http_infer_fail(ctx, &e);
+    ngx_http_infer_fail(ctx, &e, NGX_HTTP_INFER_STALE_TIMEOUT
+                        | (ngx_http_infer_engine_ready(ctx->bus)
+                           ? 0 : NGX_HTTP_INFER_STALE_ERROR));
 }
 
 
@@ -633,7 +655,7 @@ ngx_http_infer_output_ping(ngx_http_infer_ctx_t *ctx)
     infer_buf_reset(&ctx->out);
 
     if (infer_render_ping(&ctx->out) != INFER_OK
-        || ngx_http_infer_flush(ctx, 0) == NGX_ERROR)
+        || ngx_http_infer_flush_out(ctx, 0) == NGX_ERROR)
     {
         ngx_http_infer_finalize(ctx, NGX_ERROR);
         return;
@@ -643,7 +665,7 @@ ngx_http_infer_output_ping(ngx_http_infer_ctx_t *ctx)
 }
 
 
-static void
+void
 ngx_http_infer_finalize(ngx_http_infer_ctx_t *ctx, ngx_int_t rc)
 {
     ctx->done = 1;
@@ -699,10 +721,19 @@ ngx_http_infer_stream_header(ngx_http_infer_ctx_t *ctx)
 }
 
 
-/* One buffer, one flush. It is reused when busy is empty. */
-
 static ngx_int_t
-ngx_http_infer_flush(ngx_http_infer_ctx_t *ctx, ngx_uint_t last)
+ngx_http_infer_flush_out(ngx_http_infer_ctx_t *ctx, ngx_uint_t last)
+{
+    return ngx_http_infer_flush(ctx, (u_char *) ctx->out.data, ctx->out.len,
+                                last);
+}
+
+
+/* One buffer, one flush. out is reused when busy is empty. */
+
+ngx_int_t
+ngx_http_infer_flush(ngx_http_infer_ctx_t *ctx, u_char *data, size_t len,
+    ngx_uint_t last)
 {
     ngx_int_t            rc;
     ngx_buf_t           *b;
@@ -724,10 +755,10 @@ ngx_http_infer_flush(ngx_http_infer_ctx_t *ctx, ngx_uint_t last)
 
     ngx_memzero(b, sizeof(ngx_buf_t));
 
-    if (ctx->out.len) {
-        b->start = (u_char *) ctx->out.data;
+    if (len) {
+        b->start = data;
         b->pos = b->start;
-        b->last = b->start + ctx->out.len;
+        b->last = b->start + len;
         b->end = b->last;
         b->temporary = 1;
     }
@@ -741,7 +772,7 @@ ngx_http_infer_flush(ngx_http_infer_ctx_t *ctx, ngx_uint_t last)
     }
 
     ngx_log_debug2(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
-                   "infer output %uz bytes, last:%ui", ctx->out.len, last);
+                   "infer output %uz bytes, last:%ui", len, last);
 
     rc = ngx_http_output_filter(r, out);
 

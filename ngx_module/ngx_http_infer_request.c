@@ -39,7 +39,8 @@ struct ngx_http_infer_job_s {
 static ngx_int_t ngx_http_infer_start(ngx_http_request_t *r);
 static ngx_int_t ngx_http_infer_terms(ngx_http_request_t *r,
     ngx_http_infer_loc_conf_t *ilcf, infer_terms_t *terms);
-static void ngx_http_infer_watch_client(ngx_http_request_t *r);
+static ngx_int_t ngx_http_infer_overload(ngx_http_infer_ctx_t *ctx,
+    ngx_uint_t status, ngx_uint_t retry, char *message);
 static ngx_http_infer_job_t *ngx_http_infer_job(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx);
 static ngx_int_t ngx_http_infer_job_body(ngx_http_request_t *r,
@@ -90,11 +91,6 @@ ngx_http_infer_start(ngx_http_request_t *r)
 
     ctx->done = 1;
 
-    if (ctx->bus->models[ctx->model->index].text == NULL) {
-        return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "The model is not ready.");
-    }
-
     pcln = ngx_pool_cleanup_add(r->pool, 0);
     if (pcln == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -117,6 +113,15 @@ ngx_http_infer_start(ngx_http_request_t *r)
         return rc;
     }
 
+    if (ctx->bus->models[ctx->model->index].text == NULL) {
+        rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_ERROR,
+                                        "The model is not ready.");
+
+        return (rc != NGX_DECLINED) ? rc
+               : ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
+                                       "The model is not ready.");
+    }
+
     if (ngx_http_infer_terms(r, ilcf, &ctx->terms) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
@@ -129,10 +134,9 @@ ngx_http_infer_start(ngx_http_request_t *r)
     if (ngx_thread_task_post(ilcf->thread_pool, &job->task) != NGX_OK) {
         ngx_http_infer_job_free(job);
 
-        (void) atomic_fetch_add(&ctx->bus->bus.stats->rejected_503, 1);
-
-        return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "Too many requests are being prepared.");
+        return ngx_http_infer_overload(ctx, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
+                                       "Too many requests are being "
+                                       "prepared.");
     }
 
     ctx->job = job;
@@ -188,9 +192,34 @@ ngx_http_infer_terms(ngx_http_request_t *r, ngx_http_infer_loc_conf_t *ilcf,
 }
 
 
+/* There is too much to do: an old answer, or a refusal. */
+
+static ngx_int_t
+ngx_http_infer_overload(ngx_http_infer_ctx_t *ctx, ngx_uint_t status,
+    ngx_uint_t retry, char *message)
+{
+    ngx_int_t           rc;
+    infer_bus_stats_t  *stats;
+
+    rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_OVERLOAD,
+                                    message);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
+
+    stats = ctx->bus->bus.stats;
+
+    (void) atomic_fetch_add(status == NGX_HTTP_TOO_MANY_REQUESTS
+                            ? &stats->rejected_429 : &stats->rejected_503, 1);
+
+    return ngx_http_infer_refuse(ctx->request, status, retry, message);
+}
+
+
 /* A client that goes away is noticed in every phase. */
 
-static void
+void
 ngx_http_infer_watch_client(ngx_http_request_t *r)
 {
     ngx_event_t       *rev;
@@ -495,8 +524,16 @@ ngx_http_infer_job_done(ngx_event_t *ev)
     if (job->rc != INFER_OK) {
         ngx_http_infer_event_forget(ctx);
         ctx->done = 1;
+        rc = NGX_DECLINED;
 
-        rc = ngx_http_infer_send_error(r, &job->error, 0);
+        if (job->error.status >= NGX_HTTP_INTERNAL_SERVER_ERROR) {
+            rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_ERROR,
+                                            job->error.message);
+        }
+
+        if (rc == NGX_DECLINED) {
+            rc = ngx_http_infer_send_error(r, &job->error, 0);
+        }
 
         ngx_http_infer_job_free(job);
 
@@ -566,14 +603,20 @@ ngx_http_infer_prepared(ngx_http_infer_ctx_t *ctx)
 static ngx_int_t
 ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
 {
-    uint64_t                    n;
-    infer_bus_t                *bus;
-    infer_bus_load_t            load;
-    ngx_http_request_t         *r;
-    ngx_http_infer_loc_conf_t  *ilcf;
+    ngx_int_t     rc;
+    infer_bus_t  *bus;
 
-    r = ctx->request;
     bus = &ctx->bus->bus;
+
+    if (ctx->cache && ctx->cache->old
+        && !ngx_http_infer_engine_ready(ctx->bus))
+    {
+        rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_ERROR,
+                                        "The engine is not ready.");
+        if (rc != NGX_DECLINED) {
+            return rc;
+        }
+    }
 
     if (atomic_load(&bus->hdr->engine_state) == INFER_ENGINE_FAILED
         || (atomic_load(&bus->hdr->spawn_failures) >= NGX_HTTP_INFER_DEAD
@@ -581,14 +624,36 @@ ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
     {
         (void) atomic_fetch_add(&bus->stats->rejected_503, 1);
 
-        return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 10,
+        return ngx_http_infer_refuse(ctx->request,
+                                     NGX_HTTP_SERVICE_UNAVAILABLE, 10,
                                      "The engine is down.");
     }
 
-    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
+    if (ngx_http_infer_queue_full(ctx)) {
+        return ngx_http_infer_overload(ctx, NGX_HTTP_TOO_MANY_REQUESTS,
+                                       ngx_http_infer_retry_after(ctx),
+                                       "The queue is full.");
+    }
+
+    return NGX_DECLINED;
+}
+
+
+/* The location's limits leave no room for the request. */
+
+ngx_uint_t
+ngx_http_infer_queue_full(ngx_http_infer_ctx_t *ctx)
+{
+    uint64_t                    n;
+    infer_bus_t                *bus;
+    infer_bus_load_t            load;
+    ngx_http_infer_loc_conf_t  *ilcf;
+
+    bus = &ctx->bus->bus;
+    ilcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_infer_module);
 
     if (ilcf->queue_length == 0 && ilcf->queue_tokens == 0) {
-        return NGX_DECLINED;
+        return 0;
     }
 
     infer_bus_load(bus, (uint32_t) ctx->model->index, &load);
@@ -598,20 +663,12 @@ ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
     n = (uint64_t) load.waiting + load.running
         + (uint64_t) ctx->req->n_prompts * ctx->req->n;
 
-    if ((ilcf->queue_length
-         && n > bus->model[ctx->model->index].sequences + ilcf->queue_length)
-        || (ilcf->queue_tokens && load.waiting
-            && load.waiting_tokens + ctx->req->n_prompt_tokens
-               > ilcf->queue_tokens))
-    {
-        (void) atomic_fetch_add(&bus->stats->rejected_429, 1);
-
-        return ngx_http_infer_refuse(r, NGX_HTTP_TOO_MANY_REQUESTS,
-                                     ngx_http_infer_retry_after(ctx),
-                                     "The queue is full.");
-    }
-
-    return NGX_DECLINED;
+    return (ilcf->queue_length
+            && n > bus->model[ctx->model->index].sequences
+                   + ilcf->queue_length)
+           || (ilcf->queue_tokens && load.waiting
+               && load.waiting_tokens + ctx->req->n_prompt_tokens
+                  > ilcf->queue_tokens);
 }
 
 
@@ -637,24 +694,16 @@ ngx_http_infer_retry_after(ngx_http_infer_ctx_t *ctx)
 }
 
 
-/* All slots or none. DONE: submitted, else an answer has been given. */
+/* DONE: submitted, else an answer has been given. */
 
 ngx_int_t
 ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
 {
-    int                       rc;
-    ngx_uint_t                i, n;
-    infer_bus_t              *bus;
-    infer_buf_t               stops;
-    ngx_http_request_t       *r;
-    infer_api_request_t      *req;
-    ngx_http_infer_choice_t  *choice;
+    ngx_uint_t           n;
+    ngx_http_request_t  *r;
 
     r = ctx->request;
-    req = ctx->req;
-    bus = &ctx->bus->bus;
-
-    n = (ngx_uint_t) req->n_prompts * req->n;
+    n = (ngx_uint_t) ctx->req->n_prompts * ctx->req->n;
 
     ctx->choices = ngx_pcalloc(r->pool, n * sizeof(ngx_http_infer_choice_t));
     if (ctx->choices == NULL) {
@@ -665,31 +714,16 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    if (!req->seed_set) {
-        ngx_http_infer_random(&req->sampling.seed, sizeof(uint64_t));
-    }
-
-    rc = ngx_http_infer_stops(req, &stops);
-
-    for (i = 0; i < n && rc == INFER_OK; i++) {
-        rc = ngx_http_infer_fill(ctx, i, &stops);
-    }
-
-    infer_buf_free(&stops);
-
-    if (rc != INFER_OK) {
-        (void) atomic_fetch_add(&bus->stats->rejected_503, 1);
-
-        for (i = 0; i < n && ctx->choices[i].held; i++) {
-            infer_slot_abandon(bus, ctx->choices[i].ref);
-        }
-
-        return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE,
-                                     ngx_http_infer_retry_after(ctx),
-                                     "The server has no room for the request.");
-    }
-
     ctx->nchoices = n;
+
+    if (ngx_http_infer_claim(ctx) != INFER_OK) {
+        ctx->nchoices = 0;
+
+        return ngx_http_infer_overload(ctx, NGX_HTTP_SERVICE_UNAVAILABLE,
+                                       ngx_http_infer_retry_after(ctx),
+                                       "The server has no room for the "
+                                       "request.");
+    }
 
     if (ngx_http_infer_cache_board(ctx) == NGX_DONE) {
         return NGX_DONE;
@@ -697,14 +731,66 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
 
     ctx->ping = 0;
 
-    for (i = 0; i < n; i++) {
+    ngx_http_infer_launch(ctx);
+    ngx_http_infer_submitted(ctx);
+
+    return NGX_DONE;
+}
+
+
+int
+ngx_http_infer_claim(ngx_http_infer_ctx_t *ctx)
+{
+    int                   rc;
+    ngx_uint_t            i;
+    infer_buf_t           stops;
+    infer_api_request_t  *req;
+
+    req = ctx->req;
+
+    if (!req->seed_set) {
+        ngx_http_infer_random(&req->sampling.seed, sizeof(uint64_t));
+    }
+
+    rc = ngx_http_infer_stops(req, &stops);
+
+    for (i = 0; i < ctx->nchoices && rc == INFER_OK; i++) {
+        rc = ngx_http_infer_fill(ctx, i, &stops);
+    }
+
+    infer_buf_free(&stops);
+
+    if (rc == INFER_OK) {
+        return INFER_OK;
+    }
+
+    for (i = 0; i < ctx->nchoices && ctx->choices[i].held; i++) {
+        infer_slot_abandon(&ctx->bus->bus, ctx->choices[i].ref);
+        ctx->choices[i].held = 0;
+    }
+
+    return rc;
+}
+
+
+void
+ngx_http_infer_launch(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_uint_t                i;
+    infer_api_request_t      *req;
+    ngx_http_infer_choice_t  *choice;
+
+    req = ctx->req;
+
+    for (i = 0; i < ctx->nchoices; i++) {
         choice = &ctx->choices[i];
 
         ngx_http_infer_event_add(ctx, choice);
 
-        infer_slot_submit(bus, (uint32_t) ctx->bus->entry, choice->ref);
+        infer_slot_submit(&ctx->bus->bus, (uint32_t) ctx->bus->entry,
+                          choice->ref);
 
-        ngx_log_debug3(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+        ngx_log_debug3(NGX_LOG_DEBUG_HTTP, ngx_http_infer_log(ctx), 0,
                        "infer submitted slot %uD, %uD prompt tokens, "
                        "at most %uD", choice->ref.slot,
                        req->prompts[i / req->n].n_ids,
@@ -714,10 +800,17 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
     infer_api_request_shrink(req);
 
     ngx_http_infer_engine_wake(ctx->bus);
+}
 
-    ngx_http_infer_submitted(ctx);
 
-    return NGX_DONE;
+ngx_uint_t
+ngx_http_infer_slot_runs(ngx_http_infer_bus_t *bus, infer_ref_t ref)
+{
+    uint32_t  status;
+
+    status = infer_slot_status(&bus->bus, ref);
+
+    return status == INFER_SLOT_SUBMITTED || status == INFER_SLOT_RUNNING;
 }
 
 
@@ -876,7 +969,7 @@ ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
 
     choice->held = 0;
 
-    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ctx->request->connection->log, 0,
+    ngx_log_debug2(NGX_LOG_DEBUG_HTTP, ngx_http_infer_log(ctx), 0,
                    "infer released slot %uD after %uD tokens",
                    choice->ref.slot, choice->nread);
 }

@@ -43,6 +43,7 @@ typedef enum {
 
 typedef struct ngx_http_infer_ctx_s  ngx_http_infer_ctx_t;
 typedef struct ngx_http_infer_job_s  ngx_http_infer_job_t;   /* request.c */
+typedef struct ngx_http_infer_pace_s  ngx_http_infer_pace_t;  /* pace.c */
 
 
 /* one generation: a slot of the bus */
@@ -65,7 +66,7 @@ struct ngx_http_infer_choice_s {
 struct ngx_http_infer_ctx_s {
     ngx_http_infer_info_t       info;           /* first: module.h */
 
-    ngx_http_request_t         *request;
+    ngx_http_request_t         *request;        /* NULL: a refresh */
     ngx_http_infer_model_t     *model;
     ngx_http_infer_bus_t       *bus;
     ngx_http_infer_endpoint_e   endpoint;
@@ -74,6 +75,7 @@ struct ngx_http_infer_ctx_s {
     infer_api_request_t        *req;
     ngx_http_infer_cache_ctx_t *cache;          /* NULL: not cached */
     infer_render_t             *render;
+    ngx_http_infer_pace_t      *pace;           /* NULL: not from the cache */
     infer_buf_t                 out;            /* what busy points to */
     ngx_chain_t                *free;
     ngx_chain_t                *busy;
@@ -100,6 +102,10 @@ struct ngx_http_infer_ctx_s {
 };
 
 
+#define ngx_http_infer_log(ctx)                                               \
+    ((ctx)->request ? (ctx)->request->connection->log : ngx_cycle->log)
+
+
 /* handler.c */
 
 ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
@@ -109,6 +115,18 @@ ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
 void ngx_http_infer_body_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
 ngx_int_t ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_watch_client(ngx_http_request_t *r);
+ngx_uint_t ngx_http_infer_queue_full(ngx_http_infer_ctx_t *ctx);
+
+/*
+ * request.c: claim fills a slot for each of the ctx->nchoices, all or none;
+ * codes of infer.h. launch submits them. slot_runs: it will have news.
+ */
+
+int ngx_http_infer_claim(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_launch(ngx_http_infer_ctx_t *ctx);
+ngx_uint_t ngx_http_infer_slot_runs(ngx_http_infer_bus_t *bus,
+    infer_ref_t ref);
 void ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice);
 void ngx_http_infer_release_all(ngx_http_infer_ctx_t *ctx);
@@ -133,6 +151,32 @@ void ngx_http_infer_output_note(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice);
 void ngx_http_infer_output_timeout(ngx_http_infer_ctx_t *ctx,
     ngx_uint_t status);
+
+/*
+ * output.c: flush sends what lies in memory until the request ends; finalize
+ * ends it. note_finish: a choice is done and its slot still ours
+ */
+
+ngx_int_t ngx_http_infer_flush(ngx_http_infer_ctx_t *ctx, u_char *data,
+    size_t len, ngx_uint_t last);
+void ngx_http_infer_finalize(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
+void ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choice, uint32_t finish);
+
+/* pace.c */
+
+ngx_int_t ngx_http_infer_pace(ngx_http_infer_ctx_t *ctx, infer_buf_t *body);
+void ngx_http_infer_pace_output(ngx_http_infer_ctx_t *ctx);
+
+/* refresh.c; the last three are for contexts without a request */
+
+void ngx_http_infer_refresh(ngx_http_infer_ctx_t *client);
+void ngx_http_infer_refresh_ahead(ngx_http_infer_ctx_t *client,
+    infer_store_get_t *g);
+ngx_msec_t ngx_http_infer_cache_window(infer_store_get_t *g);
+void ngx_http_infer_refresh_cancel(ngx_http_infer_bus_t *bus);
+void ngx_http_infer_refresh_news(ngx_http_infer_ctx_t *ctx);
+void ngx_http_infer_refresh_end(ngx_http_infer_ctx_t *ctx, ngx_uint_t good);
 
 /* answer.c: whole answers; the code is for ngx_http_finalize_request() */
 
@@ -161,6 +205,7 @@ ngx_int_t ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
 uint64_t ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache,
     ngx_str_t *tag);
 ngx_int_t ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx);
+ngx_int_t ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
 
 /* cache.c: for the other cache files; codes of infer.h. get leaves the value
@@ -169,15 +214,25 @@ void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
 int ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
     infer_buf_t *ident, infer_store_get_t *g);
 int ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
-    infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh);
-ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx,
-    ngx_http_infer_cache_page_t *page, u_char *blank, size_t len,
-    uint64_t age_ms);
+    infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh,
+    ngx_msec_t stale);
+int ngx_http_infer_cache_render(ngx_http_infer_ctx_t *ctx, void *logs,
+    size_t len, uint64_t age_ms, infer_buf_t *page);
+ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page,
+    size_t len, uint64_t age_ms);
 void ngx_http_infer_cache_conf(ngx_http_infer_ctx_t *ctx,
     infer_render_conf_t *conf);
 void ngx_http_infer_cache_status(ngx_http_infer_ctx_t *ctx, char *status);
 void ngx_http_infer_cache_known(ngx_http_infer_ctx_t *ctx, u_char *key);
 uint64_t ngx_http_infer_cache_origin(u_char *key);
+
+/* cache_stale.c: answers past their time */
+
+void ngx_http_infer_cache_expired(ngx_http_infer_ctx_t *ctx, u_char *key,
+    infer_store_get_t *g);
+ngx_int_t ngx_http_infer_cache_stale(ngx_http_infer_ctx_t *ctx,
+    ngx_uint_t causes, const char *why);
+ngx_msec_t ngx_http_infer_cache_stale_ms(ngx_http_infer_cache_conf_t *ccf);
 
 /* cache_join.c: DONE: it reads along with another's generation */
 

@@ -423,3 +423,48 @@ POST /v1/completions
 --- must_die
 --- error_log eval
 [qr/\[emerg\].*invalid "infer_priority" parameter "9".* in .*nginx\.conf:\d+/]
+
+=== TEST 23j: stale answers for a cause that does not exist
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_cache_use_stale http_500; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "infer_cache_use_stale" parameter "http_500".* in .*nginx\.conf:\d+/]
+
+=== TEST 23k: for no time
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_cache_use_stale error for=soon; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "infer_cache_use_stale" parameter "for=soon".* in .*nginx\.conf:\d+/]
+
+=== TEST 23l: a time without a cause
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_cache_use_stale for=1h; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"infer_cache_use_stale" directive takes causes, or "off" alone.* in .*nginx\.conf:\d+/]
+
+=== TEST 23m: off and a cause
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_cache_use_stale error off; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"infer_cache_use_stale" directive takes causes, or "off" alone.* in .*nginx\.conf:\d+/]
+
+=== TEST 23n: a pace that is no number
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_cache_pace fast; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid number.* in .*nginx\.conf:\d+/]
