@@ -220,23 +220,29 @@ static void
 check_extremes(kern_ctx_t *c, uint32_t type, const int8_t x[2])
 {
     const kern_ops_t  *ops = kern_init("cpu", "ref-q8", NULL);
-    uint32_t           l, v, bytes, head;
+    uint32_t           l, v, bytes, head, n_in;
     size_t             i;
-    test_tensor_t      t = test_tensor(type, 48, 64, 1);
-    cpu_acts_t         a = make_acts(64);
+    test_tensor_t      t;
+    cpu_acts_t         a;
     kern_weight_t     *w;
     int                same[TEST_N_FAST][2], k, fill;
 
-    for (i = 0; i < MAX_ROWS * 64; i++) {
+    kern_type_layout(type, &v, &bytes);
+    n_in = v > 64 ? v : 64;
+    t = test_tensor(type, 48, n_in, 1);
+    a = make_acts(n_in);
+    for (i = 0; i < MAX_ROWS * n_in; i++) {
         a.q[i] = x[i & 1];
     }
-    for (i = 0; i < MAX_ROWS * 2; i++) {
+    for (i = 0; i < MAX_ROWS * n_in / 32; i++) {
         a.nsum[i] = -16 * (x[0] + x[1]);
     }
-    kern_type_layout(type, &v, &bytes);
-    head = type == KERN_Q4_1 || type == KERN_Q5_1 ? 4 : 2;
+    /* scales stay: IQ4_XS has those of its sub-blocks behind d */
+    head = type == KERN_Q4_1 || type == KERN_Q5_1 || type == KERN_Q8_K ? 4
+           : type == KERN_IQ4_XS ? 8 : 2;
     for (k = 0; k < 2; k++) {
-        fill = (k ? 0xff : 0) ^ (type == KERN_Q8_0 ? 0x80 : 0);
+        fill = (k ? 0xff : 0)
+               ^ (type == KERN_Q8_0 || type == KERN_Q8_K ? 0x80 : 0);
         for (i = 0; i < t.row_bytes * 48; i++) {
             if (i % bytes >= head) {
                 t.raw[i] = (uint8_t) fill;
@@ -317,6 +323,9 @@ main(void)
         check_extremes(c, KERN_Q5_0, edge[i]);
         check_extremes(c, KERN_Q5_1, edge[i]);
         check_extremes(c, KERN_Q8_0, edge[i]);
+        check_extremes(c, KERN_Q8_K, edge[i]);
+        check_extremes(c, KERN_IQ4_NL, edge[i]);
+        check_extremes(c, KERN_IQ4_XS, edge[i]);
     }
     check_refused(c);
     ok(kern_cpu_pack(c, &w, &s, NULL) == INFER_CORRUPT,

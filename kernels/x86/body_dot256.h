@@ -20,7 +20,7 @@
 #include "x86/x86.h"
 
 #define TILE_ROWS  4
-#define AHEAD      16384     /* a first row tile fetches this far ahead to L2 */
+#define AHEAD      4096      /* a first row tile fetches this far ahead to L2 */
 
 #define TILE_INLINE  static inline __attribute__((always_inline))
 
@@ -49,6 +49,19 @@ TILE_INLINE __m256i
 tile_w(const uint8_t *p)
 {
     return _mm256_loadu_si256((const __m256i *) p);
+}
+
+/* A first row tile does this for the third of a block that it begins: a
+ * burst for a whole block would keep its own loads waiting. */
+TILE_INLINE void
+tile_ahead(const uint8_t *w, const size_t bytes)
+{
+    size_t  off;
+
+#pragma GCC unroll 9
+    for (off = 0; off < bytes; off += 64) {
+        _mm_prefetch(w + AHEAD + off, _MM_HINT_T1);
+    }
 }
 
 TILE_INLINE __m256
@@ -322,7 +335,7 @@ tile_quant(const kern_weight_t *wt, const uint8_t *w, const cpu_acts_t *a,
 {
     const size_t  panel = form.bits == 4 ? 256 : 512;
     const size_t  bytes = 3 * panel + (form.min ? 4 : 2) * CPU_STRIPE;
-    uint32_t      nb = wt->n_in / CPU_BLOCK, b, off;
+    uint32_t      nb = wt->n_in / CPU_BLOCK, b;
     const uint8_t  *first = w;
     __m256        acc[6][TILE_ROWS];
     tile_acts_t   x = {
@@ -343,12 +356,6 @@ tile_quant(const kern_weight_t *wt, const uint8_t *w, const cpu_acts_t *a,
         }
     }
     for (b = 0; b < nb; b++, w += bytes, x.d++, x.nsum++) {
-        if (ahead) {
-#pragma GCC unroll 28
-            for (off = 0; off < bytes; off += 64) {
-                _mm_prefetch(w + AHEAD + off, _MM_HINT_T1);
-            }
-        }
         x.q = a->q + (size_t) row * wt->n_in + b * CPU_BLOCK;
 #if !DOT_VNNI
         if (form.bits == 8) {
@@ -362,6 +369,9 @@ tile_quant(const kern_weight_t *wt, const uint8_t *w, const cpu_acts_t *a,
         }
 #endif
         for (p = 0; p < 3; p++) {
+            if (ahead) {
+                tile_ahead(w + p * (bytes / 3), bytes / 3);
+            }
             tile_panel(acc + 2 * p, w + p * panel, w + 3 * panel + p * 32, x,
                        rows, form);
         }

@@ -5,8 +5,9 @@
  * tile     16 outputs x 1, 2 or 4 rows, f32 sums in L1, as there
  * math     vpdpbusd, or else maddubs of unsigned values; as many of its
  *          results stay in 16 bits as fit: 8 of up to 15, 4 of up to 31, 2
- *          of up to 63. Forms of 8 bits: |w| times the activation with the
- *          sign of w, at most 2 * 128 * 127, one by one
+ *          of up to 63. Forms of 8 bits and of the table: |w| times the
+ *          activation with the sign of w, at most 2 * 128 * 127 = 32,512:
+ *          widened one by one for few rows, else k_signed_half()
  */
 
 /* Whether values lose their zero point before they are multiplied. */
@@ -62,6 +63,46 @@ k_values(const uint8_t *w, const int h, const int i, const cpu_traits_t t)
     return v;
 }
 
+#if !DOT_VNNI
+
+/* Sums of one half of a panel, 8 outputs, of signed values. The products y
+ * of two columns fill 16 bits; lo is their sum modulo 2^16, hi the sum of
+ * y >> 4, so 16 hi <= sum <= 16 hi + 8 * 15 tells what is missing. */
+TILE_INLINE void
+k_signed_half(__m256i *s, const uint8_t *w, const int8_t *q, size_t step,
+    const int rows, const cpu_traits_t t)
+{
+    const __m256i  one = _mm256_set1_epi16(1), p16 = _mm256_set1_epi16(16);
+    __m256i        lo[TILE_ROWS], hi[TILE_ROWS], v, m, y, z;
+    int            c, r, h, i;
+
+#pragma GCC unroll 8
+    for (c = 0; c < 8; c++) {
+        h = t.low == 4 ? c % 2 : c / 4;
+        i = t.low == 4 ? c / 2 : c % 4;
+        v = k_values(w, h, i, t);
+        m = _mm256_abs_epi8(v);
+#pragma GCC unroll 4
+        for (r = 0; r < rows; r++) {
+            y = tile_x(q + (size_t) r * step + h * 16 + i * 4);
+            y = _mm256_maddubs_epi16(m, _mm256_sign_epi8(y, v));
+            z = _mm256_srai_epi16(y, 4);
+            lo[r] = c == 0 ? y : _mm256_add_epi16(lo[r], y);
+            hi[r] = c == 0 ? z : _mm256_add_epi16(hi[r], z);
+            TILE_PIN(lo[r]);
+            TILE_PIN(hi[r]);
+        }
+    }
+#pragma GCC unroll 4
+    for (r = 0; r < rows; r++) {
+        z = _mm256_sub_epi16(lo[r], _mm256_slli_epi16(hi[r], 4));
+        s[r] = _mm256_add_epi32(_mm256_madd_epi16(hi[r], p16),
+                                _mm256_madd_epi16(z, one));
+    }
+}
+
+#endif
+
 /* Integer sums s[half][row] of one panel of a block, or of the block's half
  * `sub` where it has two scales. */
 TILE_INLINE void
@@ -77,6 +118,14 @@ k_block(__m256i (*s)[TILE_ROWS], const uint8_t *w, const int8_t *q,
     const int      fit = k_signed(t) ? 1 : bits > 5 ? 2 : bits > 4 ? 4 : 8;
     const int      end = fit < n ? fit : n;
     __m256i        a[2][TILE_ROWS], y0, y1;
+
+    if (k_signed(t) && rows > 2) {
+        k_signed_half(s[0], w, q, step, rows, t);
+        TILE_PIN_PTR(q);
+        TILE_PIN_PTR(w);
+        k_signed_half(s[1], w + 32, q, step, rows, t);
+        return;
+    }
 #endif
 
 #pragma GCC unroll 8
@@ -225,7 +274,7 @@ k_quant(const kern_weight_t *wt, const uint8_t *w, const cpu_acts_t *a,
     uint32_t row, float *y, size_t ldy, uint32_t valid, int add, int ahead,
     const int rows, const cpu_traits_t t)
 {
-    uint32_t        nb = wt->n_in / CPU_BLOCK, b, off;
+    uint32_t        nb = wt->n_in / CPU_BLOCK, b;
     size_t          at = (size_t) row * nb;
     __m128i         shift = _mm_cvtsi32_si128((int) wt->zero_shift);
     const uint8_t  *head = w;
@@ -242,11 +291,12 @@ k_quant(const kern_weight_t *wt, const uint8_t *w, const cpu_acts_t *a,
             head = w;
             w += cpu_head_bytes(t);
         }
-        for (off = 0; ahead && off < cpu_block_bytes(t); off += 64) {
-            _mm_prefetch(w + AHEAD + off, _MM_HINT_T1);
-        }
 #pragma GCC unroll 1
         for (p = 0; p < 3; p++) {
+            if (ahead) {
+                tile_ahead(w + p * (cpu_block_bytes(t) / 3),
+                           cpu_block_bytes(t) / 3);
+            }
             k_link(&k, w, head, p, a, at + b, nb, shift, 0, rows, t);
             if (t.subs == 2) {
                 k_link(&k, w, head, p, a, at + b, nb, shift, 1, rows, t);
