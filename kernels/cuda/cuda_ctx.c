@@ -276,6 +276,8 @@ ctx_cut_work(kern_ctx_t *c, ctx_region_t *r)
     c->qkv = ctx_cut(r, t * qkv * sizeof(float));
     c->att = ctx_cut(r, t * hk * sizeof(float));
     c->gate_up = ctx_cut(r, t * 2 * s->ffn * sizeof(float));
+    c->gate_up_counters = ctx_cut(r, cu_gate_up_counters(c->rows, s->ffn)
+                                     * sizeof(uint32_t));
     ctx_cut_acts(r, &c->acts, t > c->outs ? t : c->outs, s->dim);
     ctx_cut_acts(r, &c->acts_att, t, (uint32_t) hk);
     ctx_cut_acts(r, &c->acts_hid, t, s->ffn);

@@ -115,6 +115,20 @@ ld_l2(const float *p)
 #endif
 }
 
+DEV_INLINE uint4
+ld16_l2(const void *p)
+{
+    uint4  v;
+
+#ifdef SIMT_EMU
+    simt::load(&v, p, 16);
+#else
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+#endif
+    return v;
+}
+
 DEV_INLINE void
 st16(void *p, uint4 v)
 {
@@ -533,6 +547,25 @@ warp_max(float v)
         v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
     }
     return v;
+}
+
+
+/* ---- the last block ---- */
+
+/* 1, in all threads, for the block that is the last of n to come here. What the others wrote before
+ * is then visible to it (ld_l2, ld16_l2). *counter is 0 before and afterwards; flag in shared
+ * memory, which nobody may use until all have returned. */
+DEV_INLINE int
+dev_is_last(uint32_t *counter, uint32_t n, uint32_t *flag)
+{
+    __syncthreads();                   /* the block's writes before this thread's fence */
+    if (threadIdx.x == 0) {
+        __threadfence();               /* and so before the count */
+        *flag = atomicInc(counter, n - 1) == n - 1;
+        __threadfence();               /* the count before reads of others' writes */
+    }
+    __syncthreads();                   /* flag is written */
+    return (int) *flag;
 }
 
 

@@ -136,6 +136,12 @@ typedef struct {
     uint32_t        n;            /* rows */
     uint32_t        ldy;
     int             add;
+    /* NULL, or the two matrices are gate and up, and the last block of those
+     * that make some outputs of both quantizes silu(gate) * up into out for
+     * the families in want. A counter for every 32 outputs and rows. */
+    uint32_t       *counters;
+    uint32_t        want;
+    cu_acts_t       out;
 } cu_q8_args_t;
 
 /* Whether one launch can do both matrices. */
@@ -145,6 +151,12 @@ int cu_linear_alike(const cu_weight_t *a, const cu_weight_t *b);
 int cu_linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w,
     float *const *y, uint32_t n_parts, const cu_acts_t *a, uint32_t n,
     uint32_t ldy, int add);
+
+/* cu_gate_up() in one launch, for matrices of the q8 family that are alike
+ * and of one n_out, and families without a scale a row. */
+int cu_gate_up_q8(const cu_dev_t *dev, const cu_weight_t *gate,
+    const cu_weight_t *up, const cu_acts_t *a, uint32_t n, uint32_t want,
+    const cu_acts_t *out, float *scratch, uint32_t *counters);
 
 /* y (+)= a w^T, equal bits to kern_linear_q8_ref(); chains in registers, any
  * number of rows. The launchers set n_blocks and block0. INFER_OK or

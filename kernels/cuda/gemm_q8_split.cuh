@@ -448,8 +448,9 @@ struct Q8Consumer {
 
 /* q8_split_k: as q8_tile_k, for n <= COLS
  * launch   (tiles of 16 outputs of all matrices) of WARPS warps for sums, the others for chains
- * math     equal bits to kern_linear_q8_ref
- * traffic  cu_linear_cost()     bound: DRAM; 32 KB of nibbles or 64 KB of bytes are under way in
+ * math     equal bits to kern_linear_q8_ref; with counters then to kern_silu_mul_ref and
+ *          kern_quantize_ref, four blocks for 32 outputs of gate and up
+ * traffic  cu_linear_cost(), cu_gate_up_cost()     bound: DRAM; 32 KB of nibbles or 64 KB of bytes are under way in
  *          each of two or more blocks of an SM
  * measured not measured
  * source   DESIGN.md 5 */
@@ -500,6 +501,12 @@ q8_split_k(const cu_q8_args_t p)
     cp_wait<0>();
     if (u >= 0) {
         chain.end(smem, p, s, part, tile, u);
+    }
+    if (p.counters != NULL) {
+        constexpr uint32_t  tiles = CU_BLOCK / CU_TILE;
+
+        q8_gate_up<CU_BLOCK, C::COLS>(smem, p, p.counters + tile / tiles, 2 * tiles,
+                                      tile / tiles * CU_BLOCK, 0);
     }
 }
 

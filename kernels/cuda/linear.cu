@@ -9,38 +9,71 @@
 #include "gemm_f.h"
 
 
+/* What all launches of n rows of the n_parts matrices w share. */
+static void
+q8_args(cu_q8_args_t *p, const cu_weight_t *const *w, float *const *y, uint32_t n_parts,
+    const cu_acts_t *a, uint32_t n)
+{
+    const cu_traits_t  t = cu_traits(w[0]->form);
+
+    memset(p, 0, sizeof(*p));
+    for (uint32_t i = 0; i < n_parts; i++) {
+        p->part[i].data = w[i]->data;
+        p->part[i].scale = (const uint8_t *) w[i]->scale;
+        p->part[i].min = (const uint8_t *) w[i]->min;
+        p->part[i].y = y[i];
+        p->part[i].n_out = w[i]->n_out;
+    }
+    p->n_parts = n_parts;
+    p->q = a->q;
+    p->d = a->d;
+    p->dsum = !t.min ? NULL : t.subs == 2 ? a->dsum2 : a->dsum;
+    p->n_in = w[0]->n_in;
+    p->n = n;
+}
+
+static int
+q8_launch(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form)
+{
+    const cu_traits_t  t = cu_traits(form);
+
+    if (p->n <= (t.subs == 2 ? CU_SPLIT_MAX / 2 : CU_SPLIT_MAX)) {
+        return t.nibbles ? cu_q8_split_n4(dev, p, form)
+               : t.subs == 2 ? cu_q8_split_s2(dev, p, form)
+               : cu_q8_split_b8(dev, p, form);
+    }
+    return t.nibbles ? cu_q8_tiles_n4(dev, p, form)
+           : t.subs == 2 ? cu_q8_tiles_s2(dev, p, form)
+           : cu_q8_tiles_b8(dev, p, form);
+}
+
 int
 cu_linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w, float *const *y, uint32_t n_parts,
     const cu_acts_t *a, uint32_t n, uint32_t ldy, int add)
 {
-    const cu_traits_t  t = cu_traits(w[0]->form);
-    cu_q8_args_t       p;
+    cu_q8_args_t  p;
 
-    memset(&p, 0, sizeof(p));
-    for (uint32_t i = 0; i < n_parts; i++) {
-        p.part[i].data = w[i]->data;
-        p.part[i].scale = (const uint8_t *) w[i]->scale;
-        p.part[i].min = (const uint8_t *) w[i]->min;
-        p.part[i].y = y[i];
-        p.part[i].n_out = w[i]->n_out;
-    }
-    p.n_parts = n_parts;
-    p.q = a->q;
-    p.d = a->d;
-    p.dsum = !t.min ? NULL : t.subs == 2 ? a->dsum2 : a->dsum;
-    p.n_in = w[0]->n_in;
-    p.n = n;
+    q8_args(&p, w, y, n_parts, a, n);
     p.ldy = ldy;
     p.add = add;
+    return q8_launch(dev, &p, w[0]->form);
+}
 
-    if (n <= (t.subs == 2 ? CU_SPLIT_MAX / 2 : CU_SPLIT_MAX)) {
-        return t.nibbles ? cu_q8_split_n4(dev, &p, w[0]->form)
-               : t.subs == 2 ? cu_q8_split_s2(dev, &p, w[0]->form)
-               : cu_q8_split_b8(dev, &p, w[0]->form);
-    }
-    return t.nibbles ? cu_q8_tiles_n4(dev, &p, w[0]->form)
-           : t.subs == 2 ? cu_q8_tiles_s2(dev, &p, w[0]->form)
-           : cu_q8_tiles_b8(dev, &p, w[0]->form);
+int
+cu_gate_up_q8(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up,
+    const cu_acts_t *a, uint32_t n, uint32_t want, const cu_acts_t *out, float *scratch,
+    uint32_t *counters)
+{
+    const cu_weight_t *const  w[2] = { gate, up };
+    float *const              y[2] = { scratch, scratch + (uint64_t) n * gate->n_out };
+    cu_q8_args_t              p;
+
+    q8_args(&p, w, y, 2, a, n);
+    p.ldy = gate->n_out;
+    p.counters = counters;
+    p.want = want;
+    p.out = *out;
+    return q8_launch(dev, &p, gate->form);
 }
 
 int

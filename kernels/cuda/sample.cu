@@ -203,7 +203,7 @@ sample_max_k(const sample_args_t a)
     if (threadIdx.x == 0) {
         w->part[blockIdx.x] = rank;
     }
-    if (!sample_is_last(&w->counter[EDITED], gridDim.x, &flag)) {
+    if (!dev_is_last(&w->counter[EDITED], gridDim.x, &flag)) {
         return;
     }
 
@@ -407,7 +407,7 @@ sample_weigh_k(const sample_args_t a)
         return;
     }
     sample_weigh_chunk(&a, sample_source(&a, i), w, sample_is_plain(s));
-    if (!sample_is_last(&w->counter[2], parts, &flag)) {
+    if (!dev_is_last(&w->counter[2], parts, &flag)) {
         return;
     }
     if (sample_is_plain(s)) {
@@ -489,7 +489,7 @@ sample_pick_k(const sample_args_t a)
 
     if (mode == ROW_LISTED) {
         sample_list_chunk(&a, l, w);
-        if (!sample_is_last(&w->counter[3], parts, &flag)) {
+        if (!dev_is_last(&w->counter[3], parts, &flag)) {
             return;
         }
 

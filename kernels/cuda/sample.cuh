@@ -187,23 +187,6 @@ sample_block_scan(u64 v, u64 *red, u64 *total)
     return before + upto - v;
 }
 
-/*
- * 1, in all threads, for the block that is the last of n to come here. What the others wrote
- * before is then visible to it. *counter is 0 before and afterwards.
- */
-DEV_INLINE int
-sample_is_last(uint32_t *counter, uint32_t n, uint32_t *flag)
-{
-    __syncthreads();                   /* the block's writes before this thread's fence */
-    if (threadIdx.x == 0) {
-        __threadfence();               /* and so before the count */
-        *flag = atomicInc(counter, n - 1) == n - 1;
-        __threadfence();               /* the count before reads of others' writes */
-    }
-    __syncthreads();                   /* flag is written */
-    return (int) *flag;
-}
-
 
 /* ---- a sum of floats in f64, rounded after each addition, by a warp ---- */
 

@@ -653,18 +653,18 @@ test_failures(void)
     }
 }
 
-/* A step that only decodes: 8 kernels a layer (gate and up of the q8 family
- * are one linear and one SiLU) and 3 beside them, and no call per kernel once
- * there is a graph. */
+/* A step that only decodes: 7 kernels a layer and 3 beside them, and no call
+ * per kernel once there is a graph. */
 static void
-test_counts(void)
+test_counts(uint32_t type, uint32_t precision)
 {
     long         kernels, launches;
     run_t        r;
     model_t      m;
     infer_err_t  err = { 0, "" };
 
-    model_make(&m, KERN_Q4_0, 4, 1, 64);
+    model_make(&m, type, 4, 1, 64);
+    m.shape.precision = precision;
     if (run_open(&r, &cu_ops, &m, &err) != INFER_OK) {
         ok(0, "open: %s", err.text);
         return;
@@ -677,7 +677,8 @@ test_counts(void)
     run_decode(&r, 0, 4, 4);
     kernels = simt::rt_calls("kernel") - kernels;
     launches = simt::rt_calls("cudaLaunchKernelExC") - launches;
-    ok(kernels == 8 * N_LAYERS + 3, "%ld kernels a step, 8 L + 3", kernels);
+    ok(kernels == 7 * N_LAYERS + 3, "%s, %s: %ld kernels a step, 7 L + 3",
+       kern_type_name(type), kern_prec_name(precision), kernels);
     ok(launches == 0, "none of them launched by itself (%ld)", launches);
     run_close(&r);
 }
@@ -706,7 +707,10 @@ main(int argc, char **argv)
     test_schedules(all);
     test_memory();
 #ifdef SIMT_EMU
-    test_counts();
+    test_counts(KERN_Q4_0, KERN_PREC_Q8);
+    test_counts(KERN_Q6_K, KERN_PREC_Q8);
+    test_counts(KERN_Q4_1, KERN_PREC_W4A16);
+    test_counts(KERN_BF16, KERN_PREC_BF16);
     if (!test_quick()) {
         test_devices();
         test_failures();
