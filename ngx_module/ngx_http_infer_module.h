@@ -11,8 +11,8 @@
  *   bus.c         making a bus: checks, sizes, descriptors
  *   engine.c      starts, watches and checks; fork, exec and signals
  *   auth.c        infer_api_keys
- *   handler.c, request.c, event.c, answer.c, output.c, status.c, filter.c
- *                 requests
+ *   handler.c, request.c, event.c, answer.c, output.c, health.c, metrics.c,
+ *   filter.c      requests
  */
 
 

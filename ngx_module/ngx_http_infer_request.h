@@ -1,7 +1,8 @@
 
 /*
  * The context of one request, shared by the files that serve requests:
- * handler.c, request.c, event.c, output.c, status.c, filter.c and auth.c.
+ * handler.c, request.c, event.c, output.c, health.c, metrics.c, filter.c and
+ * auth.c.
  *
  * A request's small state lives in its pool. What is large, or is made by a
  * thread, is malloc'd: a pool cleanup frees it, since HTTP/2 frames may refer
@@ -248,7 +249,7 @@ void ngx_http_infer_cache_keep(ngx_http_infer_ctx_t *ctx,
 void ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
     infer_api_usage_t *usage);
 
-/* status.c */
+/* health.c, metrics.c */
 
 ngx_int_t ngx_http_infer_health_live(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_health_ready(ngx_http_request_t *r,

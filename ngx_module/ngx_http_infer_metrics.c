@@ -1,15 +1,13 @@
 
 /*
- * What is answered from the bus at once, without the queue: health and the
- * metrics for Prometheus, under names of our own and under those that
- * dashboards made for vllm expect.
+ * Metrics for Prometheus, from the bus at once, without the queue: under
+ * names of our own and under those that dashboards made for vllm expect.
  */
 
 
-#include "ngx_http_infer_request.h"
+#include "ngx_http_infer_metrics.h"
 
 
-#define NGX_HTTP_INFER_STALLED_US      10000000
 #define NGX_HTTP_INFER_METRICS_ZONE    (48 * 1024)
 #define NGX_HTTP_INFER_METRICS_MODEL   8192
 #define NGX_HTTP_INFER_METRICS_CACHE   6144
@@ -43,27 +41,11 @@ typedef enum {
 } ngx_http_infer_metric_e;
 
 
-typedef struct {
-    char                         *name;
-    char                         *type;
-    char                         *help;
-    ngx_uint_t                    what;     /* metric or offset of a field */
-} ngx_http_infer_metric_t;
-
-
-typedef struct {
-    ngx_http_infer_zone_t        *zone;
-    ngx_http_infer_bus_t         *bus;
-} ngx_http_infer_metrics_zone_t;
-
-
 static u_char *ngx_http_infer_metrics_models(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
 static u_char *ngx_http_infer_metrics_model(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t i,
     ngx_http_infer_metric_t *metric);
-static char *ngx_http_infer_health_why(ngx_http_request_t *r,
-    ngx_http_infer_bus_t *bus);
 static ngx_uint_t ngx_http_infer_metrics_pages(infer_bus_model_t *bm);
 static u_char *ngx_http_infer_metrics_devices(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
@@ -73,16 +55,6 @@ static u_char *ngx_http_infer_metrics_bus(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
 static uint64_t ngx_http_infer_metrics_value(ngx_http_infer_bus_t *bus,
     ngx_uint_t what);
-static u_char *ngx_http_infer_metrics_counters(u_char *p, u_char *last,
-    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
-static u_char *ngx_http_infer_metrics_finished(u_char *p, u_char *last,
-    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
-static u_char *ngx_http_infer_metrics_hists(u_char *p, u_char *last,
-    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n);
-static u_char *ngx_http_infer_metrics_hist(u_char *p, u_char *last,
-    char *name, ngx_http_infer_metrics_zone_t *z, infer_hist_t *h);
-static u_char *ngx_http_infer_metrics_labels(u_char *p, u_char *last,
-    ngx_http_infer_metrics_zone_t *z);
 
 
 /* per model; the second names are vllm's */
@@ -198,186 +170,6 @@ static ngx_http_infer_metric_t  ngx_http_infer_bus_metrics[] = {
 
     { NULL, NULL, NULL, 0 }
 };
-
-
-/* 64-bit counters of infer_bus_stats_t */
-
-static ngx_http_infer_metric_t  ngx_http_infer_counters[] = {
-
-    { "ngx_infer_prompt_tokens_total", "counter",
-      "Prompt tokens taken in.", offsetof(infer_bus_stats_t, prompt_tokens) },
-
-    { "vllm:prompt_tokens_total", "counter",
-      "Prompt tokens taken in.", offsetof(infer_bus_stats_t, prompt_tokens) },
-
-    { "ngx_infer_prefix_queries_total", "counter",
-      "Prompt tokens looked for in kept pages.",
-      offsetof(infer_bus_stats_t, prefix_queries) },
-
-    { "vllm:prefix_cache_queries_total", "counter",
-      "Prompt tokens looked for in kept pages.",
-      offsetof(infer_bus_stats_t, prefix_queries) },
-
-    { "ngx_infer_prefix_hits_total", "counter",
-      "Prompt tokens found in kept pages.",
-      offsetof(infer_bus_stats_t, prefix_hits) },
-
-    { "vllm:prefix_cache_hits_total", "counter",
-      "Prompt tokens found in kept pages.",
-      offsetof(infer_bus_stats_t, prefix_hits) },
-
-    { "ngx_infer_rows_total", "counter",
-      "Tokens run through a model.", offsetof(infer_bus_stats_t, rows) },
-
-    { "ngx_infer_generated_tokens_total", "counter",
-      "Tokens generated.", offsetof(infer_bus_stats_t, output_tokens) },
-
-    { "vllm:generation_tokens_total", "counter",
-      "Tokens generated.", offsetof(infer_bus_stats_t, output_tokens) },
-
-    { "ngx_infer_requests_total", "counter",
-      "Requests that reached the handler.",
-      offsetof(infer_bus_stats_t, requests) },
-
-    { "ngx_infer_rejected_limit_total", "counter",
-      "Requests beyond a configured limit.",
-      offsetof(infer_bus_stats_t, rejected_429) },
-
-    { "ngx_infer_rejected_room_total", "counter",
-      "Requests for which there was no room.",
-      offsetof(infer_bus_stats_t, rejected_503) },
-
-    { "ngx_infer_client_gone_total", "counter",
-      "Requests whose client left early.",
-      offsetof(infer_bus_stats_t, client_gone) },
-
-    { "ngx_infer_stale_messages_total", "counter",
-      "Messages about a generation that was over.",
-      offsetof(infer_bus_stats_t, stale_messages) },
-
-    { NULL, NULL, NULL, 0 }
-};
-
-
-static ngx_http_infer_metric_t  ngx_http_infer_hists[] = {
-
-    { "ngx_infer_time_to_first_token_seconds", "histogram",
-      "Submission to first token.", offsetof(infer_bus_stats_t, ttft) },
-
-    { "vllm:time_to_first_token_seconds", "histogram",
-      "Submission to first token.", offsetof(infer_bus_stats_t, ttft) },
-
-    { "ngx_infer_inter_token_seconds", "histogram",
-      "One token to the next.", offsetof(infer_bus_stats_t, itl) },
-
-    { "vllm:inter_token_latency_seconds", "histogram",
-      "One token to the next.", offsetof(infer_bus_stats_t, itl) },
-
-    { "ngx_infer_request_seconds", "histogram",
-      "Submission to last token.", offsetof(infer_bus_stats_t, e2e) },
-
-    { "vllm:e2e_request_latency_seconds", "histogram",
-      "Submission to last token.", offsetof(infer_bus_stats_t, e2e) },
-
-    { "ngx_infer_queue_seconds", "histogram",
-      "Submission to start.", offsetof(infer_bus_stats_t, queue) },
-
-    { "vllm:request_queue_time_seconds", "histogram",
-      "Submission to start.", offsetof(infer_bus_stats_t, queue) },
-
-    { NULL, NULL, NULL, 0 }
-};
-
-
-/* by INFER_FINISH_* */
-
-static char  *ngx_http_infer_finish_names[] = {
-    NULL, "stop", "length", "cancelled", "timeout_queue", "timeout", "error"
-};
-
-
-/* 503 while the model loads, or when work is pending and nothing moves */
-
-ngx_int_t
-ngx_http_infer_health_ready(ngx_http_request_t *r,
-    ngx_http_infer_model_t *model)
-{
-    uint64_t               now, beat;
-    infer_bus_load_t       load;
-    infer_bus_model_t     *bm;
-    ngx_http_infer_bus_t  *bus;
-
-    bus = ngx_http_infer_bus_enter(model->zone, r->connection->log);
-    if (bus == NULL) {
-        return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "No worker entry is free.");
-    }
-
-    bm = &bus->bus.model[model->index];
-
-    if (!ngx_http_infer_engine_ready(bus)
-        || !atomic_load_explicit(&bm->loaded, memory_order_acquire))
-    {
-        if (atomic_load_explicit(&bus->bus.hdr->engine_state,
-                                 memory_order_acquire)
-            == INFER_ENGINE_FAILED)
-        {
-            return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 10,
-                                         ngx_http_infer_health_why(r, bus));
-        }
-
-        return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                     "Loading model");
-    }
-
-    infer_bus_load(&bus->bus, (uint32_t) model->index, &load);
-
-    now = infer_now_us();
-    beat = atomic_load_explicit(&bus->bus.hdr->heartbeat_us,
-                                memory_order_relaxed);
-
-    if (load.waiting + load.running && now > beat
-        && now - beat > NGX_HTTP_INFER_STALLED_US)
-    {
-        return ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 10,
-                                     "The engine makes no progress.");
-    }
-
-    return ngx_http_infer_health_live(r);
-}
-
-
-/* the engine's sentence is written before its state and not again */
-
-static char *
-ngx_http_infer_health_why(ngx_http_request_t *r, ngx_http_infer_bus_t *bus)
-{
-    char    *p, *why;
-    size_t   len;
-
-    why = bus->bus.hdr->error;
-    len = strnlen(why, sizeof(bus->bus.hdr->error) - 1);
-
-    p = ngx_pnalloc(r->pool, sizeof("The model could not be loaded: .") + len);
-
-    if (p == NULL || len == 0) {
-        return "The model could not be loaded.";
-    }
-
-    (void) ngx_sprintf((u_char *) p, "The model could not be loaded: %*s.%Z",
-                       len, why);
-
-    return p;
-}
-
-
-ngx_int_t
-ngx_http_infer_health_live(ngx_http_request_t *r)
-{
-    ngx_str_t  body = ngx_string("{\"status\":\"ok\"}");
-
-    return ngx_http_infer_send(r, NGX_HTTP_OK, "application/json", &body);
-}
 
 
 ngx_int_t
@@ -705,143 +497,9 @@ ngx_http_infer_metrics_value(ngx_http_infer_bus_t *bus, ngx_uint_t what)
 }
 
 
-static u_char *
-ngx_http_infer_metrics_counters(u_char *p, u_char *last,
-    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n)
-{
-    ngx_uint_t                i;
-    _Atomic uint64_t         *value;
-    ngx_http_infer_metric_t  *metric;
-
-    for (metric = ngx_http_infer_counters; metric->name; metric++) {
-
-        p = ngx_slprintf(p, last, "# HELP %s %s\n# TYPE %s counter\n",
-                         metric->name, metric->help, metric->name);
-
-        for (i = 0; i < n; i++) {
-            value = (_Atomic uint64_t *)
-                               ((u_char *) z[i].bus->bus.stats + metric->what);
-
-            p = ngx_slprintf(p, last, "%s{", metric->name);
-            p = ngx_http_infer_metrics_labels(p, last, &z[i]);
-            p = ngx_slprintf(p, last, "} %uL\n", atomic_load(value));
-        }
-    }
-
-    return p;
-}
-
-
-static u_char *
-ngx_http_infer_metrics_finished(u_char *p, u_char *last,
-    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n)
-{
-    ngx_uint_t  i, k;
-
-    p = ngx_slprintf(p, last,
-                     "# HELP ngx_infer_finished_total "
-                     "Generations by how they ended.\n"
-                     "# TYPE ngx_infer_finished_total counter\n");
-
-    for (i = 0; i < n; i++) {
-        for (k = INFER_FINISH_STOP; k <= INFER_FINISH_ERROR; k++) {
-            p = ngx_slprintf(p, last, "ngx_infer_finished_total{");
-            p = ngx_http_infer_metrics_labels(p, last, &z[i]);
-            p = ngx_slprintf(p, last, ",reason=\"%s\"} %uL\n",
-                             ngx_http_infer_finish_names[k],
-                             atomic_load(&z[i].bus->bus.stats->finished[k]));
-        }
-    }
-
-    p = ngx_slprintf(p, last,
-                     "# HELP vllm:request_success_total "
-                     "Generations that ended well.\n"
-                     "# TYPE vllm:request_success_total counter\n");
-
-    for (i = 0; i < n; i++) {
-        for (k = INFER_FINISH_STOP; k <= INFER_FINISH_LENGTH; k++) {
-            p = ngx_slprintf(p, last, "vllm:request_success_total{");
-            p = ngx_http_infer_metrics_labels(p, last, &z[i]);
-            p = ngx_slprintf(p, last, ",finished_reason=\"%s\"} %uL\n",
-                             ngx_http_infer_finish_names[k],
-                             atomic_load(&z[i].bus->bus.stats->finished[k]));
-        }
-    }
-
-    return p;
-}
-
-
-static u_char *
-ngx_http_infer_metrics_hists(u_char *p, u_char *last,
-    ngx_http_infer_metrics_zone_t *z, ngx_uint_t n)
-{
-    ngx_uint_t                i;
-    infer_hist_t             *h;
-    ngx_http_infer_metric_t  *metric;
-
-    for (metric = ngx_http_infer_hists; metric->name; metric++) {
-
-        p = ngx_slprintf(p, last, "# HELP %s %s\n# TYPE %s histogram\n",
-                         metric->name, metric->help, metric->name);
-
-        for (i = 0; i < n; i++) {
-            h = (infer_hist_t *) ((u_char *) z[i].bus->bus.stats
-                                  + metric->what);
-
-            p = ngx_http_infer_metrics_hist(p, last, metric->name, &z[i], h);
-        }
-    }
-
-    return p;
-}
-
-
-/* The bus counts per bucket; Prometheus wants running sums. */
-
-static u_char *
-ngx_http_infer_metrics_hist(u_char *p, u_char *last, char *name,
-    ngx_http_infer_metrics_zone_t *z, infer_hist_t *h)
-{
-    uint64_t    sum, us;
-    ngx_uint_t  i;
-
-    sum = 0;
-
-    for (i = 0; i < INFER_HIST_BUCKETS; i++) {
-
-        sum += atomic_load(&h->bucket[i]);
-
-        p = ngx_slprintf(p, last, "%s_bucket{", name);
-        p = ngx_http_infer_metrics_labels(p, last, z);
-
-        if (i < INFER_HIST_BUCKETS - 1) {
-            us = infer_hist_bounds_us[i];
-
-            p = ngx_slprintf(p, last, ",le=\"%uL.%06uL\"} %uL\n",
-                             us / 1000000, us % 1000000, sum);
-
-        } else {
-            p = ngx_slprintf(p, last, ",le=\"+Inf\"} %uL\n", sum);
-        }
-    }
-
-    us = atomic_load(&h->sum_us);
-
-    p = ngx_slprintf(p, last, "%s_sum{", name);
-    p = ngx_http_infer_metrics_labels(p, last, z);
-    p = ngx_slprintf(p, last, "} %uL.%06uL\n", us / 1000000, us % 1000000);
-
-    p = ngx_slprintf(p, last, "%s_count{", name);
-    p = ngx_http_infer_metrics_labels(p, last, z);
-
-    return ngx_slprintf(p, last, "} %uL\n", sum);
-}
-
-
 /* Statistics are kept per bus; a bus with one model can name it. */
 
-static u_char *
+u_char *
 ngx_http_infer_metrics_labels(u_char *p, u_char *last,
     ngx_http_infer_metrics_zone_t *z)
 {
