@@ -1,8 +1,8 @@
 /*
  * cuda_ctx.h: the host side of the CUDA backend: one model on one device.
- * cuda_device.c finds the device, cuda_ctx.c cuts one allocation into
- * weights, activations, plan arrays and KV pages, cuda_load.c fills the
- * weights, cuda_step.c takes a batch in and results out, cuda_graph.c
+ * cuda_shape.c says what can be served, cuda_device.c finds the device,
+ * cuda_ctx.c opens the context, cuda_arena.c cuts one allocation into weights,
+ * activations, plan arrays and KV pages, cuda_load.c fills the weights, cuda_step.c takes a batch in and results out, cuda_graph.c
  * launches it, cuda_nvml.c watches the device's health.
  *
  * Two steps may be under way, so everything that a step has of its own is
@@ -160,14 +160,33 @@ int cu_launched(kern_ctx_t *c, const char *what, int rc);
  * for an operator: no driver, an old one, no device n, an old device. */
 int cu_device_open(cu_device_t *d, uint32_t n, infer_err_t *err);
 
-/* ---- cuda_ctx.c ---- */
+/* ---- cuda_shape.c ---- */
 
 int cu_supports(const kern_shape_t *shape, infer_err_t *err);
+/* The same as cu_supports() for a device of compute capability cc;
+ * *weight_bytes: of all packed tensors. */
+int cu_shape_check(const kern_shape_t *s, int cc, size_t *weight_bytes,
+    infer_err_t *err);
+uint64_t cu_kv_page_bytes(const kern_shape_t *shape);
+
+/* ---- cuda_arena.c ---- */
+
+/* Room for rows, sequences and outputs, from the shape. */
+void cu_arena_sizes(kern_ctx_t *c);
+/* The device's allocation, all but the weights and pages zeroed; DEVICE with
+ * a sentence when there is too little memory. */
+int cu_arena_device(kern_ctx_t *c, infer_err_t *err);
+/* Memory on the host, pinned and not. */
+int cu_arena_host(kern_ctx_t *c, infer_err_t *err);
+/* Both, also after a failure. */
+void cu_arena_free(kern_ctx_t *c);
+uint32_t cu_n_pages(const kern_ctx_t *c);
+
+/* ---- cuda_ctx.c ---- */
+
 int cu_open(kern_ctx_t **ctx, const kern_ops_t *ops,
     const kern_shape_t *shape, infer_err_t *err);
 void cu_close(kern_ctx_t *c);
-uint64_t cu_kv_page_bytes(const kern_shape_t *shape);
-uint32_t cu_n_pages(const kern_ctx_t *c);
 void cu_kv_zero(kern_ctx_t *c, uint32_t page);
 const char *cu_error(kern_ctx_t *c);
 void cu_parallel(kern_ctx_t *c, void (*fn)(void *arg, uint32_t i), void *arg,
