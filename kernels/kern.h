@@ -232,6 +232,12 @@ struct kern_ops_s {
      * so. */
     int   (*supports)(const kern_shape_t *shape, infer_err_t *err);
 
+    /* 1 when values of a matrix are rounded as pack() stores it, with one
+     * sentence about what is lost in text (of len bytes); else 0. NULL:
+     * never. */
+    int   (*loss)(const kern_shape_t *shape, const kern_tensor_t *t,
+              char *text, size_t len);
+
     /* Starts the team (sleeping), allocates scratch for the shape.
      * UNSUPPORTED with a sentence when the shape cannot be served, DEVICE
      * when the device is not there, too old or has not enough memory. A

@@ -93,6 +93,19 @@ is(scalar(grep { follows($got[$_], $cpu[$_]) } 0 .. 7), 8,
    'each with the tokens of the CPU');
 cmp_ok($t->metric('ngx_infer_kv_pages'), '>=', 32, 'pages are told');
 
+# ---- what is lost is said, once for each type ----
+
+{
+    my $l = Infer->new(%cuda, model_extra =>
+        'context 1024; sequences 8; device cuda; precision bf16;')->start;
+    my @said = $l->log =~ /infer model "m": weights of type (\w+) are rounded to bf16, each by at most 0\.4 %/g;
+    my %types = map { $_ => 1 } @said;
+    cmp_ok(scalar(@said), '>=', 1, "rounded: @said");
+    is(scalar(@said), scalar(keys %types), 'each type is told once');
+    $l->finish;
+    unlike($t->log, qr/weights of type/, 'nothing where nothing is lost');
+}
+
 # ---- a killed engine ----
 
 $t->allow($restarts);

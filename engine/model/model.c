@@ -221,6 +221,33 @@ infer_model_tensors(const infer_gguf_t *g, const infer_model_info_t *info,
 }
 
 
+/* Tells what is lost, once for each type. */
+static void
+model_tell_losses(const infer_model_t *m, const kern_shape_t *shape,
+    const infer_model_conf_t *conf)
+{
+    char text[160];
+
+    if (conf->notice == NULL || m->ops->loss == NULL) {
+        return;
+    }
+
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        uint32_t k = 0;
+
+        while (shape->tensor[k].type != shape->tensor[i].type) {
+            k++;
+        }
+
+        if (k == i
+            && m->ops->loss(shape, &shape->tensor[i], text, sizeof(text)))
+        {
+            conf->notice(conf->progress_arg, text);
+        }
+    }
+}
+
+
 static int
 model_open_ctx(infer_model_t *m, const infer_gguf_t *g,
     const infer_model_conf_t *conf, infer_err_t *err)
@@ -254,6 +281,11 @@ model_open_ctx(infer_model_t *m, const infer_gguf_t *g,
     };
 
     rc = m->ops->open(&m->ctx, m->ops, &shape, err);
+
+    if (rc == INFER_OK) {
+        model_tell_losses(m, &shape, conf);
+    }
+
     free(tensor);
 
     if (rc == INFER_OK) {

@@ -47,6 +47,9 @@ typedef struct {
     /* called with 0..100 while weights are packed; may be NULL */
     void       (*progress)(void *arg, int percent);
     void        *progress_arg;
+    /* called with progress_arg and a sentence for each type of weights that
+     * loses something; may be NULL */
+    void       (*notice)(void *arg, const char *text);
     /* looked at between tensors: nonzero ends the load with CANCELLED */
     int        (*cancelled)(void *arg);
 } infer_model_conf_t;

@@ -224,6 +224,15 @@ load_progress(void *arg, int percent)
     atomic_store(&a->e->bus.hdr->heartbeat_us, infer_now_us());
 }
 
+static void
+load_notice(void *arg, const char *text)
+{
+    load_arg_t  *a = arg;
+
+    infer_engine_log(a->e, INFER_LOG_NOTICE, "infer model \"%s\": %s",
+                     a->e->model[a->model].name, text);
+}
+
 static int
 load_cancelled(void *arg)
 {
@@ -249,6 +258,7 @@ load_weights(infer_engine_t *e, uint32_t i, infer_err_t *err)
         .gpu_fraction = (float) e->bus.model[i].gpu_permille / 1000,
         .cpus = e->n_cpus >= e->n_threads ? e->cpus : NULL,
         .progress = load_progress, .progress_arg = &arg,
+        .notice = load_notice,
         .cancelled = load_cancelled
     };
     char                   device[16], isa[16];

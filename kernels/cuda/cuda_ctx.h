@@ -163,6 +163,8 @@ int cu_device_open(cu_device_t *d, uint32_t n, infer_err_t *err);
 /* ---- cuda_shape.c ---- */
 
 int cu_supports(const kern_shape_t *shape, infer_err_t *err);
+int cu_loss(const kern_shape_t *shape, const kern_tensor_t *t, char *text,
+    size_t len);
 /* The same as cu_supports() for a device of compute capability cc;
  * *weight_bytes: of all packed tensors. */
 int cu_shape_check(const kern_shape_t *s, int cc, size_t *weight_bytes,

@@ -11,7 +11,8 @@
 
 const kern_ops_t  cu_ops = {
     .name = "cuda", .numerics = OPS_NUMERICS, .depth = CU_DEPTH,
-    .supports = cu_supports, .open = cu_open, .close = cu_close,
+    .supports = cu_supports, .loss = cu_loss,
+    .open = cu_open, .close = cu_close,
     .pack = cu_pack, .weight_free = cu_weight_free,
     .weight_bytes = cu_weight_bytes,
     .begin = cu_begin, .embed = cu_embed_phase, .attn = cu_attn_phase,

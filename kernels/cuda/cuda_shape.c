@@ -1,6 +1,6 @@
 /*
  * cuda_shape.c: what can be served: which shapes and types, on which device,
- * in what families. Nothing here touches a device.
+ * in what families, and what that loses. Nothing here touches a device.
  */
 
 #include "cuda_ctx.h"
@@ -131,4 +131,40 @@ cu_kv_page_bytes(const kern_shape_t *s)
 {
     return (uint64_t) cu_kv_head_bytes(s->kv_type, s->head_dim)
            * s->n_kv_heads * s->n_layers;
+}
+
+/* What a value may be off by in each family, that of the blocks of W4A16
+ * when the type has none. */
+int
+cu_loss(const kern_shape_t *s, const kern_tensor_t *t, char *text, size_t len)
+{
+    static const char *const  how[CU_N_FAMILIES] = {
+        [CU_BF16] = "are rounded to bf16, each by at most 0.4 %",
+        [CU_F16] = "are rounded to f16, each by at most 0.05 %",
+        [CU_W4A16] = "are rounded to 4 bits, each by at most 3.4 % of the "
+                     "range of 32 of them",
+        [CU_FP8] = "are rounded to fp8 with one scale a row, each by at most "
+                   "6.3 %, or 0.0002 % of its row's largest",
+        [CU_W8A8] = "are rounded to 8 bits with one scale a row, each by at "
+                    "most 0.4 % of its row's largest"
+    };
+    int          lossy = 0;
+    uint64_t     bytes;
+    const char  *what;
+    cu_weight_t  w;
+
+    if (cu_pack_plan(t->type, t->n_out, t->n_in, (cu_family_e) s->precision,
+                     &w, &bytes, &lossy) != INFER_OK || !lossy)
+    {
+        return 0;
+    }
+
+    what = how[w.family];
+    if (w.family == CU_W4A16 && t->type == KERN_Q4_K) {
+        what = "have their scales and minima rounded to f16, each by at most "
+               "0.05 %";
+    }
+    snprintf(text, len, "weights of type %s %s", kern_type_name(t->type),
+             what);
+    return 1;
 }

@@ -5,6 +5,7 @@
  */
 
 #include "test_q8.h"
+#include "cuda_ops.h"
 
 /* What an element of a packed matrix of the q8 family is. */
 static float
@@ -164,11 +165,54 @@ plans(void)
           == INFER_UNSUPPORTED, "types and shapes that are refused");
 }
 
+/* A sentence exactly where values are rounded; test_cuda_embed.cpp measures
+ * what it says. */
+static void
+losses(void)
+{
+    static const struct {
+        uint32_t     type, precision;
+        const char  *text;               /* "": nothing is lost */
+    } loss[] = {
+        { KERN_Q4_0, KERN_PREC_Q8, "" }, { KERN_F16, KERN_PREC_Q8, "" },
+        { KERN_Q8_0, KERN_PREC_W4A16, "" },
+        { KERN_F32, KERN_PREC_Q8, "weights of type F32 are rounded to bf16, "
+          "each by at most 0.4 %" },
+        { KERN_F32, KERN_PREC_F16, "weights of type F32 are rounded to f16, "
+          "each by at most 0.05 %" },
+        { KERN_BF16, KERN_PREC_FP8, "weights of type BF16 are rounded to fp8 "
+          "with one scale a row, each by at most 6.3 %, or 0.0002 % of its "
+          "row's largest" },
+        { KERN_Q8_0, KERN_PREC_W8A8, "weights of type Q8_0 are rounded to 8 "
+          "bits with one scale a row, each by at most 0.4 % of its row's "
+          "largest" },
+        { KERN_F32, KERN_PREC_W4A16, "weights of type F32 are rounded to 4 "
+          "bits, each by at most 3.4 % of the range of 32 of them" },
+        { KERN_Q4_K, KERN_PREC_W4A16, "weights of type Q4_K have their scales "
+          "and minima rounded to f16, each by at most 0.05 %" }
+    };
+
+    for (size_t i = 0; i < N_OF(loss); i++) {
+        kern_shape_t         s;
+        const kern_tensor_t  t = { loss[i].type, 64, 256 };
+        char                 text[160] = "";
+        int                  lost;
+
+        memset(&s, 0, sizeof(s));
+        s.precision = loss[i].precision;
+        lost = cu_ops.loss(&s, &t, text, sizeof(text));
+        ok(lost == (loss[i].text[0] != 0) && strcmp(text, loss[i].text) == 0,
+           "%s as %s: %s", kern_type_name(t.type),
+           kern_prec_name(s.precision), lost ? text : "nothing is lost");
+    }
+}
+
 int
 main(int argc, char **argv)
 {
     test_begin(argc, argv);
     plans();
+    losses();
     for (uint32_t type : test_types) {
         uint32_t  values, bytes;
 
