@@ -719,6 +719,8 @@ dec_blocks(uint32_t type, int dim)
  *          value for f16, q8 and fp8, 3e-5 for bf16
  * traffic  cu_attend_cost(): the pages once, partials (D + 2) * 4 bytes a head and part, twice
  * bound    DRAM (pages)
+ * measured H200, bench_attn, 32 / 8 heads of 128, f16, 2,048 keys: 13.2, 55, 184 us for 1, 16, 64
+ *          sequences (the last 2.9 TB/s); 8,192 keys: 30, 195, 792 us
  * source   Dao et al., "Flash-Decoding for long-context inference", 2023, for the split
  */
 template <uint32_t TYPE, int D>

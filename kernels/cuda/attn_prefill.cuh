@@ -404,6 +404,7 @@ pre_store(const attn_job_t &job, const pre_unit_t &u, const float o[WM][D / 8][4
  *          the same pages: 3e-3 of the largest value for f16 and 8-bit pages, 1.5e-2 for bf16
  * traffic  q and out once, pages once for each tile of rows      flops 4 * D * keys a (row, head)
  * bound    tensor cores (mma.sync)
+ * measured H200, bench_attn, 32 / 8 heads of 128, f16, 2,048 tokens: 244 us (141 TFLOP/s)
  * source   Dao, "FlashAttention-2", 2023
  */
 template <uint32_t TYPE, int D, int WM>

@@ -273,7 +273,9 @@ f_block(typename F::acc_t (&acc)[MT][NT][4], int j0,
  * bound    DRAM up to about 16 rows; every block also reads all activations
  *          from L2, n_out / (16 MT) times n * a_bytes in all, and that is
  *          the limit of 64 rows
- * measured not measured
+ * measured H200, bench_float, 6144 x 4096 at 1, 16, 64 rows: bf16 14.3, 17.8,
+ *          32.0 us (78, 63, 36 % of the floor), fp8 9.3, 10.7, 28.7 us (60,
+ *          53, 21 %), W8A8 8.7, 10.0, 17.5 us (64, 57, 34 %)
  * source   own
  */
 #define F_STAGES_OF(MT)  ((MT) == 1 ? 6 : 3)
@@ -475,7 +477,9 @@ plain_decode(const cu_dev_t *dev, cu_f_args_t *p)
  *          f32 after every 128 columns
  * traffic  cu_linear_f_cost()
  * bound    tensor core; mma.sync reaches about 60 % of an H100's wgmma rate
- * measured not measured
+ * measured H200, bench_float, 6144 x 4096 at 2,048 rows: bf16 369 us, fp8
+ *          478 us, W8A8 217 us (28, 11, 24 % of the floor; cublasLt 78, 65,
+ *          56 %, which is why this is the fallback)
  * source   own
  */
 /* Where 16-byte piece c of row r of a stage lies: pieces are permuted within
