@@ -7,6 +7,8 @@ CUDA_ARCHS  ?= 80 86 87 89 90a 100 120
 CUDA_PTX    ?= $(lastword $(CUDA_ARCHS))
 CUDA_HOME   := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_DIR    := $(BUILD)/cuda
+NVCC_VERSION = $(or $(lastword $(filter V%,\
+               $(shell $(NVCC) --version 2>/dev/null))),unknown)
 CUDA_PLUGIN := $(BUILD)/libngx_infer_cuda.so
 CUDA_CODE    = $(foreach a,$(CUDA_ARCHS),\
                -gencode arch=compute_$a,code=sm_$a) \
@@ -49,9 +51,8 @@ $(CUDA_PLUGIN): $(CUDA_OBJ) $(BUILD)/libinfer.a kernels/cuda/plugin.map
 	    -Wl,--version-script,kernels/cuda/plugin.map -Wl,-z,defs \
 	    -Wl,--as-needed -L$(CUDA_HOME)/lib64 -lcudart_static -lrt \
 	    -lpthread -ldl -lm
-	$(Q)if [ -f kernels/cuda/ptxas_check.py ]; then \
-	    python3 kernels/cuda/ptxas_check.py \
-	        $(patsubst %,$(CUDA_DIR)/%.o.log,$(CUDA_CU)); fi
+	$(Q)python3 kernels/cuda/ptxas_check.py --compiler=$(NVCC_VERSION) \
+	    $(patsubst %,$(CUDA_DIR)/%.o.log,$(CUDA_CU))
 	@mv $@.new $@
 
 -include $(shell find $(CUDA_DIR) -name '*.d' 2>/dev/null)

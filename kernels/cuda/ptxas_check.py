@@ -2,13 +2,17 @@
 """Reads what `nvcc -Xptxas -v` printed and fails on spills, on stack frames
 and on kernels that use more registers than recorded.
 
-    ptxas_check.py [--strict] FILE...    check; --strict: a kernel without a
-                                         recorded bound fails, too
-    ptxas_check.py --record FILE...      record what the files say
+    ptxas_check.py [--compiler=VERSION] FILE...    check
+    ptxas_check.py [--compiler=VERSION] --record FILE...
+                                                   record what the files say
 
 Bounds are in registers.txt beside this script, one a line: architecture,
-registers, kernel (mangled). --record keeps bounds of kernels that the files
-do not mention and never makes one of a kernel that spills.
+registers, kernel (mangled); the line before them names the compiler whose
+work they are. Another compiler's are not compared, nor are architectures
+that nobody recorded; spills and stack frames fail everywhere. In a recorded
+architecture a kernel without a bound fails: record it. --record replaces the
+architectures that the files mention and never makes a bound of a kernel that
+spills.
 """
 
 import os
@@ -56,43 +60,51 @@ def read_report(lines):
 
 
 def read_bounds(path):
-    bounds = {}
+    """-> {(arch, kernel): registers}, the compiler's version or None"""
+    bounds, compiler = {}, None
     if not os.path.exists(path):
-        return bounds
+        return bounds, compiler
     with open(path) as f:
         for n, line in enumerate(f, 1):
             words = line.split("#")[0].split()
             if not words:
                 continue
+            if words[0] == "compiler" and len(words) == 2:
+                compiler = words[1]
+                continue
             if len(words) != 3 or not words[1].isdigit():
                 sys.exit("%s:%d: not \"arch registers kernel\"" % (path, n))
             bounds[(words[0], words[2])] = int(words[1])
-    return bounds
+    return bounds, compiler
 
 
-def check(registers, faults, bounds, strict):
-    """-> sentences, the unrecorded kernels"""
+def check(registers, faults, bounds):
+    """-> sentences, architectures that nobody recorded"""
     out = ["%s: %s %s" % f for f in faults]
-    unrecorded = []
+    recorded = {arch for arch, _ in bounds}
     for (arch, kernel), n in sorted(registers.items()):
+        if arch not in recorded:
+            continue
         bound = bounds.get((arch, kernel))
         if bound is None:
-            unrecorded.append((arch, kernel))
-            if strict:
-                out.append("%s: %s has no recorded bound (%d registers)"
-                           % (arch, kernel, n))
+            out.append("%s: %s has no recorded bound (%d registers)"
+                       % (arch, kernel, n))
         elif n > bound:
             out.append("%s: %s uses %d registers, %d are recorded"
                        % (arch, kernel, n, bound))
-    return out, unrecorded
+    return out, sorted({arch for arch, _ in registers} - recorded)
 
 
-def record(path, registers, faults, bounds):
+def record(path, registers, faults, bounds, compiler):
     bad = {(arch, function) for arch, function, _ in faults}
+    new = {arch for arch, _ in registers}
+    bounds = {k: n for k, n in bounds.items() if k[0] not in new}
     bounds.update({k: n for k, n in registers.items() if k not in bad})
     with open(path, "w") as f:
         f.write("# registers of each kernel: arch, bound, mangled name; "
                 "ptxas_check.py --record\n")
+        if compiler:
+            f.write("compiler %s\n" % compiler)
         for (arch, kernel), n in sorted(bounds.items()):
             f.write("%-7s %3d %s\n" % (arch, n, kernel))
 
@@ -100,7 +112,12 @@ def record(path, registers, faults, bounds):
 def main(argv):
     options = [a for a in argv if a.startswith("--")]
     files = [a for a in argv if not a.startswith("--")]
-    if not files or set(options) - {"--strict", "--record"}:
+    compiler = None
+    for a in list(options):
+        if a.startswith("--compiler="):
+            compiler = a.split("=", 1)[1]
+            options.remove(a)
+    if not files or set(options) - {"--record"}:
         sys.exit(__doc__)
     registers, faults = {}, []
     for name in files:
@@ -110,15 +127,20 @@ def main(argv):
         faults += bad
     if not registers:
         sys.exit("ptxas_check: no kernel in %s" % " ".join(files))
-    bounds = read_bounds(BOUNDS)
+    bounds, by = read_bounds(BOUNDS)
     if "--record" in options:
-        record(BOUNDS, registers, faults, bounds)
-        bounds = read_bounds(BOUNDS)
-    out, unrecorded = check(registers, faults, bounds, "--strict" in options)
+        record(BOUNDS, registers, faults, bounds if by == compiler else {},
+               compiler)
+        bounds, by = read_bounds(BOUNDS)
+    if by != compiler:
+        print("ptxas_check: bounds are of compiler %s, not of %s: registers "
+              "are not compared" % (by, compiler))
+        bounds = {}
+    out, other = check(registers, faults, bounds)
     for line in out:
         print("ptxas_check: " + line)
-    print("ptxas_check: %d kernels, %d without a recorded bound, %d faults"
-          % (len(registers), len(unrecorded), len(out)))
+    print("ptxas_check: %d kernels, no bounds for %s, %d faults"
+          % (len(registers), " ".join(other) or "nothing", len(out)))
     return 1 if out else 0
 
 

@@ -130,6 +130,7 @@ check-cuda: check-cuda-emu check-cuda-ptx  ## CUDA kernels without a GPU: emulat
 # Each test runs in three orders of threads and of queued work by itself;
 # the checker does not depend on the order, and is slower.
 check-cuda-emu: $(SIM_TESTS) $(EMU_TESTS) $(CHK_TESTS)
+	prove -e python3 $(wildcard kernels/sim/test/test_*.py)
 	prove -e '' $(SIM_TESTS) $(EMU_TESTS)
 	INFER_QUICK=1 SIMT_ORDER=2 SIMT_STREAMS=random prove -e '' $(CHK_TESTS)
 

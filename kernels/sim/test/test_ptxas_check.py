@@ -35,8 +35,8 @@ def ok(good, what):
     print("%sok %d - %s" % ("" if good else "not ", n, what))
 
 
-def verdict(text, bounds, strict=False):
-    return p.check(*p.read_report(text.splitlines()), bounds, strict)
+def verdict(text, bounds):
+    return p.check(*p.read_report(text.splitlines()), bounds)
 
 
 ok(p.read_report(CLEAN.splitlines()) == (BOTH, []), "registers by arch")
@@ -44,11 +44,13 @@ ok(verdict(CLEAN, BOTH) == ([], []), "at the bound is fine")
 ok(verdict(CLEAN, {**BOTH, ("sm_80", "_Z3a_kPf"): 63})[0]
    == ["sm_80: _Z3a_kPf uses 64 registers, 63 are recorded"],
    "a rise of one register fails")
-ok(verdict(CLEAN, {})[0] == [] and len(verdict(CLEAN, {})[1]) == 2,
-   "no bound: counted")
-ok(len(verdict(CLEAN, {}, True)[0]) == 2, "no bound: fails when strict")
-ok("spills 8 bytes" in verdict(REPORT % (0, 8, 12, 0), BOTH)[0][0],
-   "spill stores fail")
+ok(verdict(CLEAN, {}) == ([], ["sm_80", "sm_90a"]),
+   "architectures without a record are told, no more")
+ok(verdict(CLEAN, {("sm_80", "other"): 9})
+   == (["sm_80: _Z3a_kPf has no recorded bound (64 registers)"], ["sm_90a"]),
+   "a kernel without a bound in a recorded one fails")
+ok("spills 8 bytes" in verdict(REPORT % (0, 8, 12, 0), {})[0][0],
+   "spill stores fail, recorded or not")
 ok("12 back" in verdict(REPORT % (0, 0, 12, 0), BOTH)[0][0],
    "spill loads fail")
 ok("stack frame of 16" in verdict(REPORT % (16, 0, 0, 0), BOTH)[0][0],
@@ -58,8 +60,19 @@ ok("helper has a stack frame" in verdict(REPORT % (0, 0, 0, 32), BOTH)[0][0],
 with tempfile.TemporaryDirectory() as d:
     path = os.path.join(d, "registers.txt")
     r, faults = p.read_report((REPORT % (0, 4, 4, 0)).splitlines())
-    p.record(path, r, faults, {("sm_75", "old"): 7})
-    ok(p.read_bounds(path) == {("sm_75", "old"): 7,
-                               ("sm_90a", "_Z3a_kPf"): 40},
-       "record keeps others and leaves out what spills")
+    p.record(path, r, faults, {("sm_75", "old"): 7, ("sm_80", "gone"): 8},
+             "V1.2")
+    ok(p.read_bounds(path) == ({("sm_75", "old"): 7,
+                                ("sm_90a", "_Z3a_kPf"): 40}, "V1.2"),
+       "record keeps other architectures and leaves out what spills")
+    log = os.path.join(d, "log")
+    with open(log, "w") as f:
+        f.write(CLEAN.replace("Used 40", "Used 41"))
+    p.BOUNDS = path
+    sys.stdout.flush()
+    out, sys.stdout = sys.stdout, open(os.devnull, "w")
+    same, other = (p.main(["--compiler=V1.2", log]),
+                   p.main(["--compiler=V1.3", log]))
+    sys.stdout = out
+    ok(same == 1 and other == 0, "another compiler's bounds do not count")
 print("1..%d" % n)
