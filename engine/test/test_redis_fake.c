@@ -21,6 +21,7 @@ typedef struct {
     _Atomic uint32_t  accepted;
     const char       *bytes;               /* written before mode */
     size_t            len;
+    const char       *topology;            /* to CLUSTER; NULL: bytes too */
 } fake_t;
 
 typedef struct {
@@ -35,11 +36,21 @@ static infer_redis_shared_t  *shared;
 
 /* 0: this connection is over. */
 static int
-fake_answer(fake_conn_t *c, int mode)
+fake_answer(fake_conn_t *c, int mode, const char *request)
 {
+    size_t         len;
     struct linger  now = { 1, 0 };
 
     c->asked++;
+    if (fake.topology != NULL && strstr(request, "CLUSTER") != NULL) {
+        len = strlen(fake.topology);
+        return send(c->fd, fake.topology, len, MSG_NOSIGNAL) == (ssize_t) len;
+    }
+    if (strstr(request, "ASKING") != NULL
+        && send(c->fd, "+OK\r\n", 5, MSG_NOSIGNAL) != 5)
+    {
+        return 0;
+    }
     if (mode == DRIP) {
         c->at = 1;                         /* the rest in fake_drip() */
         return send(c->fd, fake.bytes, 1, MSG_NOSIGNAL) == 1;
@@ -78,13 +89,15 @@ fake_round(struct pollfd *p, fake_conn_t *c, uint32_t *n)
 {
     int       fd, mode = atomic_load(&fake.mode), alive;
     char      buf[4096];
+    ssize_t   len;
     uint32_t  i;
 
     for (i = *n; i-- > 0; ) {
         alive = 1;
         if (p[i + 1].revents != 0) {
-            alive = recv(c[i].fd, buf, sizeof(buf), MSG_DONTWAIT) > 0
-                    && fake_answer(&c[i], mode);
+            len = recv(c[i].fd, buf, sizeof(buf) - 1, MSG_DONTWAIT);
+            buf[len > 0 ? len : 0] = '\0';
+            alive = len > 0 && fake_answer(&c[i], mode, buf);
         } else {
             alive = fake_drip(&c[i], mode);
         }
@@ -440,6 +453,90 @@ test_calls(void)
     infer_redis_free(r);
 }
 
+/* ---- a cluster of one, as it likes to be seen ---- */
+
+static int
+cluster_ask(const char *topology, const char *bytes, uint64_t *ms)
+{
+    int                  rc;
+    infer_redis_t       *r;
+    infer_redis_conf_t   conf = rs_conf(fake.port);
+
+    memset(shared, 0, sizeof(*shared));
+    conf.cluster = 1;
+    fake.topology = topology;
+    fake_set(SAY, bytes, strlen(bytes));
+    r = rs_client(&conf, shared);
+    rc = ask(r, ms);
+    infer_redis_free(r);
+    fake.topology = NULL;
+    return rc;
+}
+
+static void
+test_topology(void)
+{
+    int       rc;
+    size_t    i, bad = 0;
+    char      all[128], text[128];
+    uint64_t  ms;
+    static const char *const  odd[] = {
+        "*0\r\n", "*1\r\n:1\r\n", "*1\r\n*0\r\n", "*-1\r\n", "$1\r\nv\r\n",
+        "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n",
+        "*2147483647\r\n", "*1\r\n*2147483647\r\n", "-ERR no cluster\r\n",
+        "*1\r\n*3\r\n:0\r\n:16384\r\n*2\r\n$9\r\n127.0.0.1\r\n:1\r\n",
+        "*1\r\n*3\r\n:-1\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:1\r\n",
+        "*1\r\n*3\r\n:9\r\n:8\r\n*2\r\n$9\r\n127.0.0.1\r\n:1\r\n",
+        "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:0\r\n",
+        "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:65536\r\n",
+        "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$5\r\nredis\r\n:6379\r\n",
+        "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n:1\r\n:6379\r\n",
+        "*1\r\n*3\r\n:0\r\n:16383\r\n*1\r\n$9\r\n127.0.0.1\r\n",
+        "*1\r\n*3\r\n:0\r\n:16383\r\n:5\r\n",
+        "*1\r\n*3\r\n$1\r\n0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:1\r\n"
+    };
+    static const char *const  moved[] = {
+        "-MOVED\r\n", "-MOVED 1\r\n", "-MOVED x y\r\n", "-MOVED 1 x\r\n",
+        "-MOVED 1 :\r\n", "-MOVED 16384 127.0.0.1:1\r\n",
+        "-MOVED -1 127.0.0.1:1\r\n", "-ASK 1 127.0.0.1:99999\r\n",
+        "-ASK 1 redis.example:6379\r\n", "-ASK \r\n", "-ASK : \r\n",
+        "-TRYAGAIN x\r\n", "-CLUSTERDOWN x\r\n", "-CROSSSLOT x\r\n"
+    };
+
+    for (i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+        if (cluster_ask(odd[i], "$1\r\nv\r\n", &ms) != INFER_BUSY
+            || ms > RS_SLACK_MS)
+        {
+            diag("topology %zu", i);
+            bad++;
+        }
+    }
+    ok(bad == 0, "no topology that is none");
+
+    /* no host, or nil: the one that was asked */
+    snprintf(all, sizeof(all), "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$-1\r\n"
+             ":%u\r\n", fake.port);
+    ok(cluster_ask(all, "$1\r\nv\r\n", &ms) == INFER_OK, "one without a host");
+    for (i = 0; i < sizeof(moved) / sizeof(moved[0]); i++) {
+        if (cluster_ask(all, moved[i], &ms) != INFER_BUSY || ms > RS_SLACK_MS)
+        {
+            diag("%s", moved[i]);
+            bad++;
+        }
+    }
+    ok(bad == 0, "no redirect that is none");
+    for (i = 0; i < 2; i++) {
+        snprintf(text, sizeof(text), "-%s 1 127.0.0.1:%u\r\n",
+                 i == 0 ? "MOVED" : "ASK", fake.port);
+        rc = cluster_ask(all, text, &ms);
+        ok(rc == INFER_BUSY && atomic_load(&shared->redirects) > 3
+           && atomic_load(&shared->redirects) < 10 && ms < RS_CONNECT_MS + RS_COMMAND_MS + RS_SLACK_MS,
+           "%s in a circle ends (%u redirects, %u ms)",
+           i == 0 ? "MOVED" : "ASK",
+           (unsigned) atomic_load(&shared->redirects), (unsigned) ms);
+    }
+}
+
 int
 main(void)
 {
@@ -457,6 +554,7 @@ main(void)
     test_early();
     test_away();
     test_calls();
+    test_topology();
 
     atomic_store(&fake.ending, 1);
     (void) pthread_join(fake.thread, NULL);
