@@ -59,7 +59,7 @@ BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
 
 .PHONY: all engine module poison run stop test tests-built test-nginx \
         test-sanitizer test-nginx-sanitizer test-all tsan check check-arm bench \
-        bench-cache \
+        bench-cache bench-hit \
         quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -314,6 +314,9 @@ bench: engine $(BENCHES) module        ## against limits and peers (LLAMA= DASLL
 
 bench-cache: $(BUILD)/cache_bench      ## hit ratios of the response cache beside other policies (TRACE=files)
 	@$(BUILD)/cache_bench $(TRACE)
+
+bench-hit: module engine tiny          ## a hit of the response cache beside return 200 (ROUNDS=3 RUN=3)
+	@BUILD=$(BUILD) perl -It/lib kernels/bench/hit.pl $(ROUNDS) $(RUN)
 
 # Each type is made from the demo model and compared with the reference path
 # of the same file; the limit is known for the first alone.

@@ -56,16 +56,35 @@ ngx_http_infer_send(ngx_http_request_t *r, ngx_uint_t status, char *type,
 }
 
 
-/* copies what is in buf, and frees it */
+/*
+ * Takes over what is in buf, or copies and frees it where nobody would: an
+ * answer that is not ours to make may have a context without its cleanup.
+ */
 
 ngx_int_t
 ngx_http_infer_send_buf(ngx_http_request_t *r, ngx_uint_t status, char *type,
     infer_buf_t *buf)
 {
-    ngx_str_t  body;
+    ngx_str_t              body;
+    ngx_http_infer_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_infer_module);
 
     body.len = buf->len;
     body.data = NULL;
+
+    if (infer_buf_rc(buf) == INFER_OK && ctx->freed
+        && (buf == &ctx->out || ctx->out.data == NULL))
+    {
+        if (buf != &ctx->out) {
+            ctx->out = *buf;
+            ngx_memzero(buf, sizeof(infer_buf_t));
+        }
+
+        body.data = (u_char *) ctx->out.data;
+
+        return ngx_http_infer_send(r, status, type, &body);
+    }
 
     if (infer_buf_rc(buf) == INFER_OK) {
         body.data = ngx_pnalloc(r->pool, buf->len + 1);

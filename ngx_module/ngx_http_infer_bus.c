@@ -20,11 +20,14 @@
 
 #include "ngx_http_infer_zone.h"
 
+#include <ngx_sha1.h>
+
 
 #define NGX_HTTP_INFER_ANSWER     4096
 #define NGX_HTTP_INFER_LEAST_BUS  (64 * 1024 * 1024)
 
 
+static void ngx_http_infer_bus_digest(ngx_http_infer_bus_t *bus, ngx_uint_t n);
 static ngx_int_t ngx_http_infer_bus_check(ngx_http_infer_plan_t *plan,
     ngx_http_infer_bus_t *bus, ngx_uint_t n);
 static ngx_int_t ngx_http_infer_bus_info(ngx_http_infer_plan_t *plan,
@@ -92,6 +95,8 @@ ngx_http_infer_bus_make(ngx_http_infer_plan_t *plan)
         bus->models[i].created = plan->file[i].st_mtim.tv_sec;
         plan->file_fd[i] = NGX_HTTP_INFER_NO_FD;
 
+        ngx_http_infer_bus_digest(bus, i);
+
         if (ngx_http_infer_bus_check(plan, bus, i) != NGX_OK) {
             goto failed;
         }
@@ -114,6 +119,20 @@ failed:
     ngx_http_infer_bus_free(bus);
 
     return NULL;
+}
+
+
+/* answers of a model are those of what the bus was made from */
+
+static void
+ngx_http_infer_bus_digest(ngx_http_infer_bus_t *bus, ngx_uint_t n)
+{
+    ngx_sha1_t  sha1;
+
+    ngx_sha1_init(&sha1);
+    ngx_sha1_update(&sha1, bus->signature, sizeof(bus->signature));
+    ngx_sha1_update(&sha1, &n, sizeof(ngx_uint_t));
+    ngx_sha1_final(bus->models[n].digest, &sha1);
 }
 
 

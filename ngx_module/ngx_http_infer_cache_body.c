@@ -11,8 +11,6 @@
 
 #include "ipc/hash.h"
 
-#include <ngx_sha1.h>
-
 
 #define NGX_HTTP_INFER_CACHE_BODY_MAX  (64 * 1024)
 
@@ -40,12 +38,10 @@ static ngx_int_t ngx_http_infer_cache_scope(ngx_http_request_t *r,
     ngx_http_infer_cache_conf_t *ccf, u_char *scope);
 static ngx_int_t ngx_http_infer_cache_variable(ngx_http_request_t *r,
     char *name, ngx_str_t *value);
-static ngx_uint_t ngx_http_infer_cache_control(ngx_http_request_t *r,
+static ngx_uint_t ngx_http_infer_cache_control(ngx_table_elt_t *h,
     char *directive);
 static ngx_int_t ngx_http_infer_cache_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx, ngx_http_infer_loc_conf_t *ilcf);
-static void ngx_http_infer_cache_names(ngx_http_infer_ctx_t *ctx,
-    u_char *names);
 static ngx_int_t ngx_http_infer_cache_page(ngx_http_infer_ctx_t *ctx,
     infer_store_get_t *g);
 
@@ -102,7 +98,8 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_cache_conf_t *ccf)
 {
     ngx_str_t                    tag;
-    ngx_sha1_t                   sha1;
+    ngx_uint_t                   no_store;
+    ngx_table_elt_t             *control;
     ngx_http_infer_cache_ctx_t  *cc;
 
     cc = ngx_pcalloc(r->pool, sizeof(ngx_http_infer_cache_ctx_t));
@@ -115,10 +112,8 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
 
     cc->conf = ccf;
 
-    ngx_sha1_init(&sha1);
-    ngx_sha1_update(&sha1, ctx->bus->signature, 20);
-    ngx_sha1_update(&sha1, &ctx->model->index, sizeof(ngx_uint_t));
-    ngx_sha1_final(cc->space.model, &sha1);
+    ngx_memcpy(cc->space.model, ctx->bus->models[ctx->model->index].digest,
+               sizeof(cc->space.model));
 
     if (ccf->tag) {
 
@@ -131,11 +126,14 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
         }
     }
 
-    cc->lookup = !ngx_http_infer_cache_control(r, "no-cache")
-                 && !ngx_http_infer_cache_control(r, "no-store")
+    control = ngx_http_infer_header_in(r, "cache-control", 13);
+    no_store = ngx_http_infer_cache_control(control, "no-store");
+
+    cc->lookup = !no_store
+                 && !ngx_http_infer_cache_control(control, "no-cache")
                  && ngx_http_test_predicates(r, ccf->bypass) == NGX_OK;
 
-    cc->store = !ngx_http_infer_cache_control(r, "no-store")
+    cc->store = !no_store
                 && ngx_http_test_predicates(r, ccf->no_cache) == NGX_OK;
 
     return cc;
@@ -193,14 +191,26 @@ ngx_http_infer_cache_scope(ngx_http_request_t *r,
             part[1] = h->value;
         }
 
-        if (ngx_http_infer_cache_variable(r, "remote_user", &part[2])
-            != NGX_OK
-            || ngx_http_infer_cache_variable(r, "ssl_client_fingerprint",
+        /* variables only where they can have a value */
+
+        if ((r->headers_in.authorization || r->headers_in.user.len)
+            && ngx_http_infer_cache_variable(r, "remote_user", &part[2])
+               != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+#if (NGX_SSL)
+
+        if (r->connection->ssl
+            && ngx_http_infer_cache_variable(r, "ssl_client_fingerprint",
                                              &part[3])
                != NGX_OK)
         {
             return NGX_ERROR;
         }
+
+#endif
     }
 
     len = 1;
@@ -261,12 +271,8 @@ ngx_http_infer_cache_variable(ngx_http_request_t *r, char *name,
 
 
 static ngx_uint_t
-ngx_http_infer_cache_control(ngx_http_request_t *r, char *directive)
+ngx_http_infer_cache_control(ngx_table_elt_t *h, char *directive)
 {
-    ngx_table_elt_t  *h;
-
-    h = ngx_http_infer_header_in(r, "cache-control", 13);
-
     return h && ngx_strlcasestrn(h->value.data, h->value.data + h->value.len,
                                  (u_char *) directive,
                                  ngx_strlen(directive) - 1)
@@ -315,9 +321,11 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     head.system_len = (uint32_t) system.len;
     head.sampled = (uint32_t) ilcf->cache.sampled;
     head.sampling = ilcf->sampling;
-    ngx_http_infer_cache_names(ctx, head.names);
+    ngx_memcpy(head.names, ctx->model->names, sizeof(head.names));
 
     ident = &ctx->cache->body;
+
+    (void) infer_buf_room(ident, sizeof(head) + system.len + (size_t) len);
 
     infer_buf_put(ident, (char *) &head, sizeof(head));
     infer_buf_put(ident, (char *) system.data, system.len);
@@ -330,29 +338,6 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     }
 
     return infer_buf_rc(ident) == INFER_OK ? NGX_OK : NGX_ERROR;
-}
-
-
-/* Names that "model" in a body may have: another one is a 404. */
-
-static void
-ngx_http_infer_cache_names(ngx_http_infer_ctx_t *ctx, u_char *names)
-{
-    ngx_str_t   *alias;
-    ngx_sha1_t   sha1;
-    ngx_uint_t   i;
-
-    alias = ctx->model->aliases.elts;
-
-    ngx_sha1_init(&sha1);
-    ngx_sha1_update(&sha1, ctx->model->name.data, ctx->model->name.len);
-
-    for (i = 0; i < ctx->model->aliases.nelts; i++) {
-        ngx_sha1_update(&sha1, "", 1);
-        ngx_sha1_update(&sha1, alias[i].data, alias[i].len);
-    }
-
-    ngx_sha1_final(names, &sha1);
 }
 
 

@@ -11,7 +11,10 @@
 
 #include "ngx_http_infer_module.h"
 
+#include <ngx_sha1.h>
 
+
+static void ngx_http_infer_model_names(ngx_http_infer_model_t *model);
 static char *ngx_http_infer_model_param(ngx_conf_t *cf, ngx_command_t *dummy,
     void *conf);
 static char *ngx_http_infer_model_number(ngx_conf_t *cf,
@@ -133,7 +136,32 @@ ngx_http_infer_model_block(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return NGX_CONF_ERROR;
     }
 
+    ngx_http_infer_model_names(model);
+
     return NGX_CONF_OK;
+}
+
+
+/* what "model" in a body may say: another name is a 404 */
+
+static void
+ngx_http_infer_model_names(ngx_http_infer_model_t *model)
+{
+    ngx_str_t   *alias;
+    ngx_sha1_t   sha1;
+    ngx_uint_t   i;
+
+    alias = model->aliases.elts;
+
+    ngx_sha1_init(&sha1);
+    ngx_sha1_update(&sha1, model->name.data, model->name.len);
+
+    for (i = 0; i < model->aliases.nelts; i++) {
+        ngx_sha1_update(&sha1, "", 1);
+        ngx_sha1_update(&sha1, alias[i].data, alias[i].len);
+    }
+
+    ngx_sha1_final(model->names, &sha1);
 }
 
 

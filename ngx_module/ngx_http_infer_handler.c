@@ -36,6 +36,7 @@ static ngx_int_t ngx_http_infer_models(ngx_http_request_t *r,
     ngx_http_infer_model_t *model, ngx_str_t *id);
 static ngx_int_t ngx_http_infer_request_id(ngx_http_request_t *r,
     ngx_str_t *id);
+static u_char *ngx_http_infer_random_bytes(ngx_http_request_t *r, size_t len);
 
 
 /* models/{id} is matched by its prefix */
@@ -514,7 +515,7 @@ ngx_http_infer_get_ctx(ngx_http_request_t *r)
 static ngx_int_t
 ngx_http_infer_request_id(ngx_http_request_t *r, ngx_str_t *id)
 {
-    u_char            c, random[16];
+    u_char            c;
     ngx_uint_t        i;
     ngx_table_elt_t  *h;
 
@@ -545,11 +546,33 @@ ngx_http_infer_request_id(ngx_http_request_t *r, ngx_str_t *id)
         return NGX_ERROR;
     }
 
-    ngx_http_infer_random(random, sizeof(random));
-
-    id->len = ngx_hex_dump(id->data, random, sizeof(random)) - id->data;
+    id->len = ngx_hex_dump(id->data, ngx_http_infer_random_bytes(r, 16), 16)
+              - id->data;
 
     return NGX_OK;
+}
+
+
+/* One call of the kernel is as dear as all of a short request's parsing. */
+
+static u_char *
+ngx_http_infer_random_bytes(ngx_http_request_t *r, size_t len)
+{
+    ngx_http_infer_random_t     *random;
+    ngx_http_infer_main_conf_t  *imcf;
+
+    imcf = ngx_http_get_module_main_conf(r, ngx_http_infer_module);
+    random = &imcf->random;
+
+    if (random->pid != ngx_pid || random->left < len) {
+        ngx_http_infer_random(random->data, sizeof(random->data));
+        random->pid = ngx_pid;
+        random->left = sizeof(random->data);
+    }
+
+    random->left -= len;
+
+    return random->data + random->left;
 }
 
 

@@ -485,6 +485,7 @@ ngx_http_infer_create_main_conf(ngx_conf_t *cf)
      * set by ngx_pcalloc():
      *
      *     imcf->max_tokens = 0;
+     *     imcf->random = { 0 };
      */
 
     if (ngx_array_init(&imcf->zones, cf->pool, 2,

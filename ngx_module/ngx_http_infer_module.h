@@ -109,6 +109,7 @@ typedef struct {
 
     ngx_http_infer_zone_t      *zone;
     ngx_uint_t                  index;          /* in the bus */
+    u_char                      names[20];      /* digest of all its names */
 } ngx_http_infer_model_t;
 
 
@@ -136,6 +137,7 @@ typedef struct {
     int                         image_fd;       /* the text image, sealed */
     size_t                      image_size;
     time_t                      created;        /* the file's mtime */
+    u_char                      digest[20];     /* of it and the bus */
 
     void                       *image;          /* this process's */
     infer_text_t               *text;           /* this process's, or NULL */
@@ -176,12 +178,22 @@ struct ngx_http_infer_bus_s {
 };
 
 
+/* random bytes that a process has at hand, for request ids */
+
+typedef struct {
+    ngx_pid_t                   pid;            /* whose they are */
+    size_t                      left;
+    u_char                      data[4096];
+} ngx_http_infer_random_t;
+
+
 typedef struct {
     ngx_array_t                 zones;          /* ngx_http_infer_zone_t * */
     ngx_array_t                 models;         /* ngx_http_infer_model_t * */
     ngx_array_t                 engines;        /* ..._engine_conf_t */
     ngx_array_t                 caches;         /* ngx_http_infer_cache_t * */
     ngx_uint_t                  max_tokens;     /* largest in a location */
+    ngx_http_infer_random_t     random;
 } ngx_http_infer_main_conf_t;
 
 

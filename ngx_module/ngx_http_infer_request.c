@@ -98,6 +98,7 @@ ngx_http_infer_start(ngx_http_request_t *r)
 
     pcln->handler = ngx_http_infer_free;
     pcln->data = ctx;
+    ctx->freed = 1;
 
     cln = ngx_http_cleanup_add(r, 0);
     if (cln == NULL) {

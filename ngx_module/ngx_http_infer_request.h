@@ -100,6 +100,7 @@ struct ngx_http_infer_ctx_s {
     unsigned                    own:1;          /* the answer is ours */
     unsigned                    page_sent:1;
     unsigned                    outlived:1;     /* by what it reads */
+    unsigned                    freed:1;        /* out is, with the pool */
 };
 
 

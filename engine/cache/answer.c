@@ -240,25 +240,43 @@ infer_answer_render(infer_buf_t *out, const infer_text_t *text,
     return rc;
 }
 
+/* The next such mark, or the end. */
+static const char *
+answer_mark(const char *from, const char *end, int mark)
+{
+    const char  *p = memchr(from, mark, (size_t) (end - from));
+
+    return p != NULL ? p : end;
+}
+
+/* The marks are looked for one kind at a time, since libc's memchr() is many
+ * times as fast as a loop over bytes; most of an answer is neither. */
 int
 infer_answer_fill(infer_buf_t *out, const char *blank, size_t len,
     const infer_render_conf_t *conf)
 {
-    const char  *end = blank + len, *p;
+    char         created[24];
+    int          n;
+    const char  *end = blank + len, *p, *id, *time;
+
+    n = snprintf(created, sizeof(created), "%lld", (long long) conf->created);
+    id = answer_mark(blank, end, INFER_RENDER_ID);
+    time = answer_mark(blank, end, INFER_RENDER_TIME);
 
     while (blank < end) {
-        for (p = blank; p < end && *p != INFER_RENDER_ID
-             && *p != INFER_RENDER_TIME; p++) { /* void */ }
+        p = id < time ? id : time;
         infer_buf_put(out, blank, (size_t) (p - blank));
         if (p == end) {
             break;
         }
-        if (*p == INFER_RENDER_ID) {
-            infer_buf_escape_any(out, conf->id.data, conf->id.len);
-        } else {
-            infer_buf_printf(out, "%lld", (long long) conf->created);
-        }
         blank = p + 1;
+        if (p == id) {
+            infer_buf_escape_any(out, conf->id.data, conf->id.len);
+            id = answer_mark(blank, end, INFER_RENDER_ID);
+        } else {
+            infer_buf_put(out, created, (size_t) n);
+            time = answer_mark(blank, end, INFER_RENDER_TIME);
+        }
     }
     return infer_buf_rc(out);
 }

@@ -2,6 +2,7 @@
  * hash.c: SipHash-2-4 with 128 bits of output (hash.h).
  */
 
+#include <endian.h>
 #include <string.h>
 
 #include "ipc/hash.h"
@@ -14,14 +15,11 @@ typedef struct {
 static uint64_t
 hash_load(const uint8_t *p)
 {
-    uint64_t  w = 0;
-    int       i;
+    uint64_t  w;
 
-    for (i = 7; i >= 0; i--) {
-        w = w << 8 | p[i];
-    }
+    memcpy(&w, p, sizeof(w));
 
-    return w;
+    return le64toh(w);
 }
 
 static void
