@@ -319,8 +319,10 @@ test_frozen(void)
     refused = atomic_load(&own->refused);
     pid = fork();
     if (pid == 0) {
+        infer_redis_free(r);
         r = rs_client(&conf, own);         /* of its own process */
         (void) knock(r, 3000);
+        infer_redis_free(r);
         _exit(0);
     }
     quick = knock(r, 3000);

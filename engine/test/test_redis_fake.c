@@ -263,7 +263,7 @@ ask(infer_redis_t *r, uint64_t *ms)
 static void
 test_drip(void)
 {
-    int                  i, bad = 0;
+    int                  i, rc, bad = 0;
     uint64_t             ms, kb;
     char                *flood = malloc(1 << 20);
     infer_redis_t       *r;
@@ -274,7 +274,8 @@ test_drip(void)
     memset(shared, 0, sizeof(*shared));
     fake_set(DRIP, slow, sizeof(slow) - 1);
     r = rs_client(&conf, shared);
-    ok(ask(r, &ms) == INFER_BUSY && ms >= RS_COMMAND_MS
+    rc = ask(r, &ms);
+    ok(rc == INFER_BUSY && ms >= RS_COMMAND_MS
        && ms < RS_COMMAND_MS + RS_SLACK_MS, "a drip ends in time (%u ms)",
        (unsigned) ms);
     infer_redis_free(r);
@@ -282,7 +283,8 @@ test_drip(void)
     /* while it logs in, too */
     strcpy(conf.password, "p");
     r = rs_client(&conf, shared);
-    ok(ask(r, &ms) == INFER_BUSY && ms >= RS_CONNECT_MS
+    rc = ask(r, &ms);
+    ok(rc == INFER_BUSY && ms >= RS_CONNECT_MS
        && ms < RS_CONNECT_MS + RS_COMMAND_MS + RS_SLACK_MS,
        "and at login (%u ms)", (unsigned) ms);
     infer_redis_free(r);
@@ -366,7 +368,7 @@ test_early(void)
 static void
 test_away(void)
 {
-    int                  i, fd, waiting[8];
+    int                  i, rc, fd, waiting[8];
     uint16_t             port = 0;
     uint64_t             ms;
     infer_redis_t       *r;
@@ -398,7 +400,8 @@ test_away(void)
     conf = rs_conf(port);
     memset(shared, 0, sizeof(*shared));
     r = rs_client(&conf, shared);
-    ok(ask(r, &ms) == INFER_BUSY && ms >= RS_CONNECT_MS
+    rc = ask(r, &ms);
+    ok(rc == INFER_BUSY && ms >= RS_CONNECT_MS
        && ms < RS_CONNECT_MS + RS_SLACK_MS, "no answer to connecting "
        "(%u ms)", (unsigned) ms);
     infer_redis_free(r);

@@ -50,11 +50,10 @@ opens_at(const void *data, size_t len, size_t shift, const char *key,
     const char *ident)
 {
     int              rc;
-    char            *copy = malloc(shift + len + 1);
+    char            *copy = malloc(shift + len);
     infer_sealed_t   s = { .key = key, .ident = ident,
                            .ident_len = strlen(ident) };
 
-    copy = realloc(copy, shift + len);
     memcpy(copy + shift, data, len);
     rc = infer_seal_open(&s, secret, copy + shift, len, VALUE);
     if (rc == INFER_OK) {
