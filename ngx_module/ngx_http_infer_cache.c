@@ -14,8 +14,6 @@
 
 
 static void *ngx_http_infer_cache_room(void *arg, size_t len);
-static ngx_int_t ngx_http_infer_cache_log(ngx_http_infer_ctx_t *ctx,
-    infer_store_get_t *g);
 static void ngx_http_infer_cache_keep_page(ngx_http_infer_ctx_t *ctx,
     infer_store_get_t *g, infer_buf_t *page);
 
@@ -50,8 +48,8 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    infer_key(cc->conf->cache->shm->secret, INFER_KEY_LOG, &cc->space,
-              cc->ident.data, cc->ident.len, cc->log_key);
+    infer_key(ngx_http_infer_cache_hash_key(cc->conf->cache), INFER_KEY_LOG,
+              &cc->space, cc->ident.data, cc->ident.len, cc->log_key);
 
     ngx_http_infer_cache_known(ctx, cc->log_key);
 
@@ -63,7 +61,13 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
         }
     }
 
-    return ngx_http_infer_cache_missed(ctx);
+    if (!cc->shared || !cc->lookup) {
+        return ngx_http_infer_cache_missed(ctx);
+    }
+
+    /* the second tier is asked first, but for what is being made */
+
+    return cc->old ? NGX_DECLINED : ngx_http_infer_cache_join(ctx, NULL);
 }
 
 
@@ -153,7 +157,7 @@ ngx_http_infer_cache_room(void *arg, size_t len)
 
 /* Renders from the logs, and keeps the result for the next such body. */
 
-static ngx_int_t
+ngx_int_t
 ngx_http_infer_cache_log(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
 {
     ngx_int_t    rc;
@@ -167,7 +171,7 @@ ngx_http_infer_cache_log(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
     }
 
     ngx_http_infer_cache_keep_page(ctx, g, &page);
-    ngx_http_infer_cache_status(ctx, "HIT");
+    ngx_http_infer_cache_status(ctx, ctx->cache->second ? "L2" : "HIT");
 
     rc = ngx_http_infer_cache_send(ctx, (u_char *) page.data, page.len,
                                    g->age_ms);

@@ -17,6 +17,7 @@
 
 #include "cache/key.h"
 #include "cache/store.h"
+#include "ngx_http_infer_redis.h"
 
 
 /* infer_cache_use_stale; 1 is NGX_CONF_BITMASK_SET */
@@ -47,6 +48,10 @@ typedef struct {
     void                        *store;
     ngx_http_infer_cache_counts_t
                                  counts;
+    _Atomic uint64_t             purges;        /* ever, by anybody */
+    _Atomic uint64_t             polled_ms;     /* with redis=: when Redis */
+    _Atomic uint64_t             seen;          /* was asked for the number */
+    _Atomic uint32_t             known;         /* of purges, and it */
 } ngx_http_infer_cache_shm_t;
 
 
@@ -60,6 +65,11 @@ typedef struct {
     infer_store_t                store;
     ngx_pid_t                    pid;           /* that attached */
     ngx_msec_t                   recovered;
+
+    ngx_http_infer_redis_t      *redis;         /* NULL: none */
+    u_char                       redis_id[INFER_STORE_KEY];
+    ngx_event_t                  poll;
+    unsigned                     polling:1;
 } ngx_http_infer_cache_t;
 
 
@@ -67,6 +77,8 @@ typedef struct {
 
 typedef struct {
     ngx_http_infer_cache_t      *cache;         /* NULL: off */
+    ngx_http_infer_redis_t      *redis;         /* NULL: one tier */
+    ngx_msec_t                   lock_ms;       /* 0: no lock over nodes */
     ngx_msec_t                   stop_ms;       /* how long answers are */
     ngx_msec_t                   length_ms;     /* good, by their end */
     size_t                       max_size;      /* of one answer's log */
@@ -82,6 +94,9 @@ typedef struct {
     ngx_array_t                 *no_cache;
     ngx_http_infer_cache_t      *purge;         /* of a purge location */
 } ngx_http_infer_cache_conf_t;
+
+
+typedef struct ngx_http_infer_l2_s  ngx_http_infer_l2_t;   /* cache_redis.c */
 
 
 /* of a request that may be cached */
@@ -103,10 +118,22 @@ typedef struct {
     uint32_t                     frequency;     /* of what was looked up */
     unsigned                     old_page:1;    /* it is a page, not logs */
     unsigned                     expired:1;     /* there was one */
+    ngx_http_infer_l2_t         *l2;            /* NULL: not asked */
     unsigned                     lookup:1;
     unsigned                     store:1;
     unsigned                     flying:1;
+    unsigned                     shared:1;      /* a key of all nodes */
+    unsigned                     second:1;      /* a hit of the second tier */
 } ngx_http_infer_cache_ctx_t;
+
+
+/* of a purge: a tag, all (0), or a key, whose tag is that of its origin */
+
+typedef struct {
+    uint64_t                     tag;
+    u_char                       key[INFER_STORE_KEY];
+    unsigned                     by_key:1;
+} ngx_http_infer_purge_t;
 
 
 /* a rendered answer: this, then its bytes with id and time left blank */
@@ -140,6 +167,10 @@ char *ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
 /* this process's view, or NULL */
 
 infer_store_t *ngx_http_infer_cache_enter(ngx_http_infer_cache_t *cache);
+
+/* what scopes and tags are hashed with: the same on all nodes with redis= */
+
+u_char *ngx_http_infer_cache_hash_key(ngx_http_infer_cache_t *cache);
 
 /* cache_status.c: of all caches; main is the module's main configuration */
 

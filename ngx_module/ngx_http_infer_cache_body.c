@@ -112,9 +112,6 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
 
     cc->conf = ccf;
 
-    ngx_memcpy(cc->space.model, ctx->bus->models[ctx->model->index].digest,
-               sizeof(cc->space.model));
-
     if (ccf->tag) {
 
         if (ngx_http_complex_value(r, ccf->tag, &tag) != NGX_OK) {
@@ -124,6 +121,13 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
         if (tag.len) {
             cc->tag = ngx_http_infer_cache_tag(ccf->cache, &tag);
         }
+    }
+
+    cc->shared = ngx_http_infer_cache_redis_space(ctx, ccf, cc->tag,
+                                                  cc->space.model);
+    if (!cc->shared) {
+        ngx_memcpy(cc->space.model, ctx->bus->models[ctx->model->index].digest,
+                   sizeof(cc->space.model));
     }
 
     control = ngx_http_infer_header_in(r, "cache-control", 13);
@@ -146,7 +150,8 @@ ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache, ngx_str_t *tag)
     uint64_t  h;
     u_char    hash[INFER_HASH_BYTES];
 
-    infer_hash(cache->shm->secret, tag->data, tag->len, hash);
+    infer_hash(ngx_http_infer_cache_hash_key(cache), tag->data, tag->len,
+               hash);
     ngx_memcpy(&h, hash, sizeof(h));
 
     return h ? h : 1;
@@ -235,7 +240,7 @@ ngx_http_infer_cache_scope(ngx_http_request_t *r,
         }
     }
 
-    infer_hash(ccf->cache->shm->secret, text, len, scope);
+    infer_hash(ngx_http_infer_cache_hash_key(ccf->cache), text, len, scope);
 
     return NGX_OK;
 }

@@ -20,6 +20,8 @@ static ngx_int_t ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone,
     void *data);
 static ngx_http_infer_cache_t *ngx_http_infer_cache_find(ngx_conf_t *cf,
     ngx_str_t *name);
+static char *ngx_http_infer_cache_redis_param(ngx_conf_t *cf,
+    ngx_http_infer_cache_conf_t *ccf, ngx_str_t *value);
 static int ngx_http_infer_cache_alive(void *arg, uint32_t owner);
 
 
@@ -194,7 +196,7 @@ ngx_http_infer_cache_find(ngx_conf_t *cf, ngx_str_t *name)
 }
 
 
-/* infer_cache ZONE | off */
+/* infer_cache ZONE [redis=NAME] | off */
 
 char *
 ngx_http_infer_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
@@ -209,7 +211,7 @@ ngx_http_infer_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         return "is duplicate";
     }
 
-    if (ngx_strcmp(value[1].data, "off") == 0) {
+    if (cf->args->nelts == 2 && ngx_strcmp(value[1].data, "off") == 0) {
         ilcf->cache.cache = NULL;
         return NGX_CONF_OK;
     }
@@ -222,6 +224,45 @@ ngx_http_infer_cache(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                            "defined before it is used", &value[1]);
         return NGX_CONF_ERROR;
     }
+
+    return cf->args->nelts == 3
+           ? ngx_http_infer_cache_redis_param(cf, &ilcf->cache, &value[2])
+           : NGX_CONF_OK;
+}
+
+
+/* A zone has one Redis at most, so that a purge knows where to go. */
+
+static char *
+ngx_http_infer_cache_redis_param(ngx_conf_t *cf,
+    ngx_http_infer_cache_conf_t *ccf, ngx_str_t *value)
+{
+    ngx_str_t  name;
+
+    if (ngx_strncmp(value->data, "redis=", 6) != 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid parameter \"%V\"", value);
+        return NGX_CONF_ERROR;
+    }
+
+    name.data = value->data + 6;
+    name.len = value->len - 6;
+
+    ccf->redis = ngx_http_infer_redis_use(cf, &name);
+
+    if (ccf->redis == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (ccf->cache->redis && ccf->cache->redis != ccf->redis) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "infer_cache_zone \"%V\" is used with infer_redis "
+                           "\"%V\" already", &ccf->cache->name,
+                           &ccf->cache->redis->name);
+        return NGX_CONF_ERROR;
+    }
+
+    ccf->cache->redis = ccf->redis;
 
     return NGX_CONF_OK;
 }
@@ -401,6 +442,7 @@ ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf)
     /*
      * set by ngx_pcalloc():
      *
+     *     conf->redis = NULL;
      *     conf->use_stale = 0;
      *     conf->ahead = 0;
      *     conf->scope = NULL;
@@ -409,6 +451,7 @@ ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf)
      */
 
     conf->cache = NGX_CONF_UNSET_PTR;
+    conf->lock_ms = NGX_CONF_UNSET_MSEC;
     conf->stop_ms = NGX_CONF_UNSET_MSEC;
     conf->length_ms = NGX_CONF_UNSET_MSEC;
     conf->max_size = NGX_CONF_UNSET_SIZE;
@@ -425,7 +468,12 @@ char *
 ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
     ngx_http_infer_cache_conf_t *conf)
 {
+    if (conf->cache == NGX_CONF_UNSET_PTR) {
+        conf->redis = prev->redis;
+    }
+
     ngx_conf_merge_ptr_value(conf->cache, prev->cache, NULL);
+    ngx_conf_merge_msec_value(conf->lock_ms, prev->lock_ms, 0);
     ngx_conf_merge_msec_value(conf->stop_ms, prev->stop_ms, 600000);
     ngx_conf_merge_msec_value(conf->length_ms, prev->length_ms, 600000);
     ngx_conf_merge_size_value(conf->max_size, prev->max_size, 256 * 1024);
@@ -456,6 +504,13 @@ ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
     }
 
     return NGX_CONF_OK;
+}
+
+
+u_char *
+ngx_http_infer_cache_hash_key(ngx_http_infer_cache_t *cache)
+{
+    return cache->redis ? cache->redis->secret : cache->shm->secret;
 }
 
 

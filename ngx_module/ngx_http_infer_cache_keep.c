@@ -70,7 +70,7 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
     infer_api_usage_t *usage)
 {
     uint32_t                     finish;
-    ngx_uint_t                   i;
+    ngx_uint_t                   i, landed, second;
     ngx_msec_t                   fresh, stale, valid;
     infer_buf_t                  value;
     infer_store_t               *store;
@@ -86,11 +86,12 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
 
     /* of those that read one generation, the first to end stores it */
 
-    if (store == NULL
-        || (cc->flying
-            && infer_store_land(store, cc->log_key, cc->flight)
-               == INFER_AGAIN))
-    {
+    landed = store && !(cc->flying
+                        && infer_store_land(store, cc->log_key, cc->flight)
+                           == INFER_AGAIN);
+    second = ngx_http_infer_cache_redis_due(ctx, landed);
+
+    if (!landed && !second) {
         ngx_http_infer_cache_free(ctx);
         return;
     }
@@ -112,10 +113,17 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
     }
 
     if (infer_answer_end(&value, usage) == INFER_OK) {
-        stale = ngx_http_infer_cache_stale_ms(cc->conf);
 
-        (void) ngx_http_infer_cache_put(ctx, cc->log_key, &cc->ident, &value,
-                                        fresh, stale);
+        if (landed) {
+            stale = ngx_http_infer_cache_stale_ms(cc->conf);
+
+            (void) ngx_http_infer_cache_put(ctx, cc->log_key, &cc->ident,
+                                            &value, fresh, stale);
+        }
+
+        if (second) {
+            ngx_http_infer_cache_redis_put(ctx, &value, fresh);
+        }
     }
 
     infer_buf_free(&value);

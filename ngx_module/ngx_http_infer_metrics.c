@@ -187,7 +187,8 @@ ngx_http_infer_metrics(ngx_http_request_t *r)
     imcf = ngx_http_get_module_main_conf(r, ngx_http_infer_module);
 
     zone = imcf->zones.elts;
-    size = 1 + NGX_HTTP_INFER_METRICS_CACHE * (imcf->caches.nelts + 1);
+    size = 1 + NGX_HTTP_INFER_METRICS_CACHE * (imcf->caches.nelts + 1)
+           + NGX_HTTP_INFER_METRICS_REDIS * imcf->redis.nelts;
     n = 0;
 
     z = ngx_palloc(r->pool, (imcf->zones.nelts + 1)
@@ -226,6 +227,7 @@ ngx_http_infer_metrics(ngx_http_request_t *r)
     p = ngx_http_infer_metrics_finished(p, last, z, n);
     p = ngx_http_infer_metrics_hists(p, last, z, n);
     p = ngx_http_infer_metrics_caches(p, last, imcf);
+    p = ngx_http_infer_metrics_redis(p, last, imcf);
 
     if (p == last) {
         ngx_log_error(NGX_LOG_ALERT, r->connection->log, 0,

@@ -84,6 +84,20 @@ static ngx_command_t  ngx_http_infer_commands[] = {
       0,
       NULL },
 
+    { ngx_string("infer_redis"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_BLOCK|NGX_CONF_TAKE1,
+      ngx_http_infer_redis_block,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("infer_cache_secret"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_http_infer_cache_secret,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
     { ngx_string("infer"),
       NGX_HTTP_LOC_CONF|NGX_HTTP_LIF_CONF|NGX_CONF_TAKE1,
       ngx_http_infer_location,
@@ -176,8 +190,15 @@ static ngx_command_t  ngx_http_infer_commands[] = {
       NULL },
 
     { ngx_string("infer_cache"),
-      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
       ngx_http_infer_cache,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("infer_cache_lock"),
+      NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF|NGX_CONF_TAKE12,
+      ngx_http_infer_cache_lock,
       NGX_HTTP_LOC_CONF_OFFSET,
       0,
       NULL },
@@ -463,7 +484,9 @@ ngx_http_infer_postconfiguration(ngx_conf_t *cf)
 
     imcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_infer_module);
 
-    if (ngx_http_infer_conf_finish(cf, imcf) != NGX_OK) {
+    if (ngx_http_infer_conf_finish(cf, imcf) != NGX_OK
+        || ngx_http_infer_redis_finish(cf, imcf) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 
@@ -486,6 +509,7 @@ ngx_http_infer_create_main_conf(ngx_conf_t *cf)
      *
      *     imcf->max_tokens = 0;
      *     imcf->random = { 0 };
+     *     imcf->secret_set = 0;
      */
 
     if (ngx_array_init(&imcf->zones, cf->pool, 2,
@@ -499,6 +523,9 @@ ngx_http_infer_create_main_conf(ngx_conf_t *cf)
            != NGX_OK
         || ngx_array_init(&imcf->caches, cf->pool, 2,
                           sizeof(ngx_http_infer_cache_t *))
+           != NGX_OK
+        || ngx_array_init(&imcf->redis, cf->pool, 2,
+                          sizeof(ngx_http_infer_redis_t *))
            != NGX_OK)
     {
         return NULL;

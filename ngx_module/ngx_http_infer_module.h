@@ -11,6 +11,8 @@
  *   bus.c         making a bus: checks, sizes, descriptors
  *   engine.c      starts, watches and checks; fork, exec and signals
  *   auth.c        infer_api_keys
+ *   cache*.c, purge.c, redis*.c
+ *                 the response cache and its second tier
  *   handler.c, request.c, event.c, answer.c, output.c, health.c, metrics.c,
  *   filter.c      requests
  */
@@ -192,6 +194,9 @@ typedef struct {
     ngx_array_t                 models;         /* ngx_http_infer_model_t * */
     ngx_array_t                 engines;        /* ..._engine_conf_t */
     ngx_array_t                 caches;         /* ngx_http_infer_cache_t * */
+    ngx_array_t                 redis;          /* ngx_http_infer_redis_t * */
+    uint8_t                     secret[INFER_SEAL_SECRET];
+    unsigned                    secret_set:1;   /* infer_cache_secret */
     ngx_uint_t                  max_tokens;     /* largest in a location */
     ngx_http_infer_random_t     random;
 } ngx_http_infer_main_conf_t;
@@ -346,6 +351,10 @@ void ngx_http_infer_event_detach(ngx_http_infer_bus_t *bus);
 
 ngx_http_infer_keys_t *ngx_http_infer_keys_read(ngx_conf_t *cf,
     ngx_str_t *file);
+
+/* redis_purge.c: of a worker */
+
+void ngx_http_infer_redis_process(ngx_http_infer_main_conf_t *imcf);
 
 /* purge.c */
 

@@ -583,6 +583,19 @@ ngx_http_infer_prepared(ngx_http_infer_ctx_t *ctx)
     rc = ngx_http_infer_cache_lookup(ctx);
 
     if (rc == NGX_DECLINED) {
+        rc = ngx_http_infer_cache_redis(ctx);
+    }
+
+    return ngx_http_infer_proceed(ctx, rc);
+}
+
+
+/* rc: of the looks into the cache; DECLINED: it is to be generated */
+
+ngx_int_t
+ngx_http_infer_proceed(ngx_http_infer_ctx_t *ctx, ngx_int_t rc)
+{
+    if (rc == NGX_DECLINED) {
         rc = ngx_http_infer_admit(ctx);
     }
 
@@ -1008,6 +1021,7 @@ ngx_http_infer_cancel(void *data)
         ctx->job = NULL;
     }
 
+    ngx_http_infer_cache_redis_forget(ctx);
     ngx_http_infer_event_forget(ctx);
     ngx_http_infer_release_all(ctx);
 

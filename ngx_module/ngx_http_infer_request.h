@@ -115,6 +115,7 @@ ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
 /* request.c: after the body; and the end of a request, whatever its phase */
 
 void ngx_http_infer_body_handler(ngx_http_request_t *r);
+ngx_int_t ngx_http_infer_proceed(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
 ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
 ngx_int_t ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_watch_client(ngx_http_request_t *r);
@@ -242,6 +243,32 @@ ngx_int_t ngx_http_infer_cache_join(ngx_http_infer_ctx_t *ctx,
     infer_store_flight_t *flight);
 ngx_int_t ngx_http_infer_cache_board(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_cache_crashed(ngx_http_infer_ctx_t *ctx);
+
+/* cache.c: answers from packed logs; DECLINED: they are none */
+
+ngx_int_t ngx_http_infer_cache_log(ngx_http_infer_ctx_t *ctx,
+    infer_store_get_t *g);
+
+/* cache_redis.c: the second tier. DONE: it is being asked. */
+
+ngx_uint_t ngx_http_infer_cache_redis_space(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_cache_conf_t *ccf, uint64_t tag, u_char *model);
+ngx_int_t ngx_http_infer_cache_redis(ngx_http_infer_ctx_t *ctx);
+ngx_uint_t ngx_http_infer_cache_redis_due(ngx_http_infer_ctx_t *ctx,
+    ngx_uint_t landed);
+void ngx_http_infer_cache_redis_put(ngx_http_infer_ctx_t *ctx,
+    infer_buf_t *value, ngx_msec_t fresh);
+void ngx_http_infer_cache_redis_forget(ngx_http_infer_ctx_t *ctx);
+
+/* redis_purge.c, purge.c */
+
+void ngx_http_infer_redis_tag(ngx_http_infer_cache_t *cache, uint64_t tag,
+    char *name);
+ngx_int_t ngx_http_infer_redis_purge(ngx_http_request_t *r,
+    ngx_http_infer_cache_t *cache, ngx_http_infer_purge_t *purge,
+    ngx_uint_t n);
+void ngx_http_infer_purge_here(ngx_http_infer_cache_t *cache, uint64_t tag);
+ngx_int_t ngx_http_infer_purge_answer(ngx_http_request_t *r, ngx_uint_t ok);
 
 /* cache_keep.c */
 

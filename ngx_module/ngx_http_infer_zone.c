@@ -408,6 +408,11 @@ ngx_http_infer_zone_process(ngx_cycle_t *cycle)
         }
     }
 
+    if (ngx_process == NGX_PROCESS_WORKER || ngx_process == NGX_PROCESS_SINGLE)
+    {
+        ngx_http_infer_redis_process(imcf);
+    }
+
     return NGX_OK;
 }
 
@@ -437,6 +442,8 @@ ngx_http_infer_zone_exit(ngx_cycle_t *cycle)
             ngx_http_infer_bus_leave(bus);
         }
     }
+
+    ngx_http_infer_redis_exit(imcf);
 }
 
 

@@ -17,6 +17,9 @@ put('arch.gguf', $arch);
 put('bad.jinja', "{% for x in %}\n");
 put('keys', "# a comment\nsecret-1 alice\nsecret-2\n");
 put('nokeys', "# nobody\n");
+put('cachesecret', 'x' x 40);
+put('shortsecret', 'short');
+chmod 0600, "$dir/cachesecret", "$dir/shortsecret";
 
 run_tests();
 
@@ -468,3 +471,259 @@ POST /v1/completions
 --- must_die
 --- error_log eval
 [qr/\[emerg\].*invalid number.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.1: infer_redis without a server
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { timeout 1s; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*infer_redis "r" has no "server".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.2: an unknown one in it
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { servers a; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"servers" is unknown in "infer_redis".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.3: a server that is none
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1:99999; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid port in "server" "127.0.0.1:99999" of infer_redis "r".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.4: a host that is none
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server no.such.host.invalid; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*host not found in "server" "no.such.host.invalid".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.5: a cluster with a database
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; cluster on; database 1; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*infer_redis "r" has a "database".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.6: a cluster of maybe
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; cluster maybe; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"cluster" must be "on" or "off".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.7: a user without a password
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; user u; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*infer_redis "r" has a "user" without a password.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.8: a password twice
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; password p; password_file $TEST_NGINX_TMP/cachesecret; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"password" and "password_file" exclude.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.9: a password file that is not there
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; password_file /no/such/file; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*open\(\) "\/no\/such\/file" failed.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.10: a time of nothing
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; timeout 0; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "timeout" value "0".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.11: connections too many
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; connections 1000; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "connections" value "1000", it must be between 1 and 64.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.12: values too small
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; max_value 10; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"max_value" must be from 1k to 16m.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.13: one said twice
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; max_fails 1; max_fails 2; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"max_fails" is duplicate.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.14: two values
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1 127.0.0.2; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"server" has an invalid number of arguments.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.15: two of a name
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_redis r { server 127.0.0.1; } infer_redis r { server 127.0.0.1; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*infer_redis "r" is duplicate.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.16: redis= of nothing
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m; infer_cache_secret $TEST_NGINX_TMP/cachesecret;
+--- config
+    location / { infer tiny; infer_cache a redis=b; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*unknown infer_redis "b".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.17: infer_cache with something else
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m; infer_cache_secret $TEST_NGINX_TMP/cachesecret;
+--- config
+    location / { infer tiny; infer_cache a memcached=b; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid parameter "memcached=b".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.18: two for one zone
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m; infer_cache_secret $TEST_NGINX_TMP/cachesecret; infer_redis r { server 127.0.0.1; } infer_redis s { server 127.0.0.1; } infer_cache a redis=r;
+--- config
+    location / { infer tiny; infer_cache a redis=s; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*infer_cache_zone "a" is used with infer_redis "r" already.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.19: redis= without a secret
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m; infer_redis r { server 127.0.0.1; }
+--- config
+    location / { infer tiny; infer_cache a redis=r; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"redis=r" needs "infer_cache_secret".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.20: a secret that is not there
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_secret /no/such/file;
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*open\(\) "\/no\/such\/file" failed.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.21: a secret that is too short
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_secret $TEST_NGINX_TMP/shortsecret;
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*"infer_cache_secret" ".*\/shortsecret" has only 5 bytes.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.22: a directory for one
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_secret $TEST_NGINX_TMP;
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*is not a file.* in .*nginx\.conf:\d+/]
+
+=== TEST 24.23: a lock of maybe
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    
+--- config
+    location / { infer tiny; infer_cache_lock maybe; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid value "maybe" in "infer_cache_lock".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.24: a lock without an end
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    
+--- config
+    location / { infer tiny; infer_cache_lock on timeout=never; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid parameter "timeout=never".* in .*nginx\.conf:\d+/]
+
+=== TEST 24.50: all there is of Redis
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone a 1m;
+    infer_cache_secret $TEST_NGINX_TMP/cachesecret;
+    infer_redis r { server 127.0.0.1:1; server [::1]; server unix:/no/such;
+                    database 3; user u; password "p w"; compress 3;
+                    connect_timeout 1s; timeout 50ms; connections 2;
+                    max_fails 0; fail_timeout 1m; max_value 2m; }
+--- config
+    location / { infer tiny; infer_cache a redis=r;
+                 infer_cache_lock on timeout=1s; }
+--- request
+GET /v1/models
+--- response_body_like: "id": ?"tiny"

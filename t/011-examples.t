@@ -31,6 +31,9 @@ for my $conf (@confs) {
         for $text =~ /(models\/\S+\.gguf)/g;
     copy($_, "$dir/templates/") or die "$_: $!" for glob 'conf/templates/*';
     copy($_, $dir) or die "$_: $!" for glob 'conf/keys*';
+    for my $name ($text =~ /\b(cache\.secret|redis\.password);/g) {
+        chmod 0600, $t->write_file($name, 'a secret of more than 32 bytes, 123');
+    }
     # the tiny model's context and the ports of the machine are smaller
     $text =~ s/context\s+\d+;/context 512;/g;
     $text =~ s/127\.0\.0\.1:\d+/'127.0.0.1:' . Infer::free_port()/ge;

@@ -1,0 +1,903 @@
+
+/*
+ * The response cache's second tier: what the first one does not have is asked
+ * for in Redis, by one job in a thread, and what a generation made is written
+ * there, by one that nobody waits for. With infer_cache_lock, of several nodes
+ * that miss one generates, the others ask again now and then, by timers.
+ *
+ * A value is good when it opens under the secret, for this very request, and
+ * was made under the epochs that Redis has now; what is written has those that
+ * were read before its generation began.
+ */
+
+
+#include "ngx_http_infer_request.h"
+
+#include "cache/answer.h"
+
+#include <ngx_sha1.h>
+
+
+#define NGX_HTTP_INFER_L2_SKEW       60000     /* ms between nodes' clocks */
+#define NGX_HTTP_INFER_L2_LOCK       3000      /* ms that a lock lives, and */
+#define NGX_HTTP_INFER_L2_BEAT       1000      /* after which it is renewed */
+#define NGX_HTTP_INFER_L2_PAUSE      20        /* ms between looks, at first */
+#define NGX_HTTP_INFER_L2_PAUSE_MAX  200
+
+
+typedef enum {
+    NGX_HTTP_INFER_L2_MISS = 0,
+    NGX_HTTP_INFER_L2_HIT,
+    NGX_HTTP_INFER_L2_FOREIGN,
+    NGX_HTTP_INFER_L2_OUTDATED
+} ngx_http_infer_l2_found_e;
+
+
+typedef struct {
+    char                         key[NGX_HTTP_INFER_REDIS_NAME];
+    char                         tag[NGX_HTTP_INFER_REDIS_NAME];
+    char                         all[NGX_HTTP_INFER_REDIS_NAME];
+    char                         lock[NGX_HTTP_INFER_REDIS_NAME];
+    char                         owner[2 * 16 + 1];
+} ngx_http_infer_l2_names_t;
+
+
+typedef struct {
+    ngx_http_infer_redis_job_t   job;
+    ngx_http_infer_l2_names_t    name;
+    infer_buf_t                  ident;
+    uint64_t                     epoch[2];      /* of the tag, of all */
+    size_t                       max;
+
+    ngx_http_infer_l2_found_e    found;
+    void                        *data;          /* what sealed points into */
+    infer_sealed_t               sealed;
+
+    infer_buf_t                  value;         /* to be written */
+    uint64_t                     fresh_ms;
+    unsigned                     lock:1;        /* wanted */
+    unsigned                     locked:1;
+    unsigned                     renew:1;
+} ngx_http_infer_l2_job_t;
+
+
+/* of a request, in its pool */
+
+struct ngx_http_infer_l2_s {
+    ngx_http_infer_redis_t      *redis;
+    ngx_http_infer_l2_job_t     *job;           /* under way */
+    ngx_http_infer_l2_names_t    name;
+    uint64_t                     epoch[2];
+    uint64_t                     purges;        /* of L1, when we asked */
+    uint64_t                     until_us;      /* the lock is waited for */
+    ngx_msec_t                   pause;
+    ngx_event_t                  timer;
+    unsigned                     known:1;       /* the epochs are */
+    unsigned                     locked:1;
+};
+
+
+static ngx_int_t ngx_http_infer_l2_prepare(ngx_http_infer_ctx_t *ctx);
+static ngx_int_t ngx_http_infer_l2_ask(ngx_http_infer_ctx_t *ctx);
+static void ngx_http_infer_l2_read(ngx_http_infer_redis_job_t *rj);
+static void ngx_http_infer_l2_get(ngx_http_infer_l2_job_t *job);
+static void ngx_http_infer_l2_open(ngx_http_infer_l2_job_t *job, size_t len);
+static void ngx_http_infer_l2_lock(ngx_http_infer_l2_job_t *job);
+static void ngx_http_infer_l2_drop(ngx_http_infer_l2_job_t *job);
+static void ngx_http_infer_l2_read_done(ngx_http_infer_redis_job_t *rj);
+static void ngx_http_infer_l2_count(ngx_http_infer_l2_job_t *job);
+static ngx_int_t ngx_http_infer_l2_answer(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_l2_job_t *job);
+static ngx_int_t ngx_http_infer_l2_hit(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_l2_job_t *job);
+static void ngx_http_infer_l2_keep(ngx_http_infer_ctx_t *ctx,
+    infer_store_get_t *g);
+static ngx_int_t ngx_http_infer_l2_look(ngx_http_infer_ctx_t *ctx);
+static ngx_int_t ngx_http_infer_l2_wait(ngx_http_infer_ctx_t *ctx);
+static void ngx_http_infer_l2_end(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
+static void ngx_http_infer_l2_timer(ngx_event_t *ev);
+static void ngx_http_infer_l2_beat(ngx_http_infer_ctx_t *ctx);
+static void ngx_http_infer_l2_unlock(ngx_http_infer_l2_t *l2);
+static ngx_int_t ngx_http_infer_l2_owner(ngx_http_infer_l2_t *l2,
+    ngx_uint_t renew);
+static void ngx_http_infer_l2_owner_run(ngx_http_infer_redis_job_t *rj);
+static void ngx_http_infer_l2_write(ngx_http_infer_redis_job_t *rj);
+static void ngx_http_infer_l2_write_done(ngx_http_infer_redis_job_t *rj);
+static void ngx_http_infer_l2_free(ngx_http_infer_redis_job_t *rj);
+
+
+/*
+ * 1: the location has a second tier, and the model is the same one on all
+ * nodes: the file's content, how it is computed with, the cache by its name;
+ * the tag, so that a purge of one meets only its own. The scope is hashed
+ * under the nodes' secret anyway.
+ */
+
+ngx_uint_t
+ngx_http_infer_cache_redis_space(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_cache_conf_t *ccf, uint64_t tag, u_char *model)
+{
+    uint32_t            how[3];
+    ngx_sha1_t          sha1;
+    infer_bus_model_t  *bm;
+
+    bm = &ctx->bus->bus.model[ctx->model->index];
+
+    if (ccf->redis == NULL
+        || !atomic_load_explicit(&bm->content_known, memory_order_acquire))
+    {
+        return 0;
+    }
+
+    how[0] = (ngx_strncmp(bm->device, "cuda", 4) == 0);
+    how[1] = bm->precision;
+    how[2] = bm->kv_type;
+
+    ngx_sha1_init(&sha1);
+    ngx_sha1_update(&sha1, bm->content, sizeof(bm->content));
+    ngx_sha1_update(&sha1, how, sizeof(how));
+    ngx_sha1_update(&sha1, ccf->cache->redis_id, INFER_STORE_KEY);
+    ngx_sha1_update(&sha1, &tag, sizeof(tag));
+    ngx_sha1_final(model, &sha1);
+
+    return 1;
+}
+
+
+/* The first tier has nothing. DONE: this one is being asked; else as
+ * ngx_http_infer_cache_missed(). */
+
+ngx_int_t
+ngx_http_infer_cache_redis(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+
+    if (cc == NULL || !cc->shared || !cc->lookup) {
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_infer_l2_prepare(ctx) == NGX_OK
+        && ngx_http_infer_l2_ask(ctx) == NGX_DONE)
+    {
+        return NGX_DONE;
+    }
+
+    return ngx_http_infer_cache_missed(ctx);
+}
+
+
+static ngx_int_t
+ngx_http_infer_l2_prepare(ngx_http_infer_ctx_t *ctx)
+{
+    u_char                      random[16];
+    ngx_http_infer_l2_t        *l2;
+    ngx_http_infer_cache_t     *cache;
+
+    cache = ctx->cache->conf->cache;
+
+    l2 = ngx_pcalloc(ctx->request->pool, sizeof(ngx_http_infer_l2_t));
+    if (l2 == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->cache->l2 = l2;
+    l2->redis = ctx->cache->conf->redis;
+    l2->pause = NGX_HTTP_INFER_L2_PAUSE;
+
+    l2->timer.handler = ngx_http_infer_l2_timer;
+    l2->timer.data = ctx;
+    l2->timer.log = ctx->request->connection->log;
+
+    ngx_http_infer_redis_name(l2->name.key, NGX_HTTP_INFER_REDIS_VALUE,
+                              ctx->cache->log_key);
+    ngx_http_infer_redis_name(l2->name.lock, NGX_HTTP_INFER_REDIS_LOCK,
+                              ctx->cache->log_key);
+    ngx_http_infer_redis_name(l2->name.all, NGX_HTTP_INFER_REDIS_EPOCH,
+                              cache->redis_id);
+
+    if (ctx->cache->tag) {
+        ngx_http_infer_redis_tag(cache, ctx->cache->tag, l2->name.tag);
+    }
+
+    if (ctx->cache->conf->lock_ms) {
+        ngx_http_infer_random(random, sizeof(random));
+        *ngx_hex_dump((u_char *) l2->name.owner, random, sizeof(random))
+            = '\0';
+
+        l2->until_us = infer_now_us() + 1000ull * ctx->cache->conf->lock_ms;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_infer_l2_ask(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_http_infer_l2_t        *l2;
+    ngx_http_infer_l2_job_t    *job;
+
+    l2 = ctx->cache->l2;
+    job = ngx_http_infer_redis_job(l2->redis, sizeof(ngx_http_infer_l2_job_t),
+                                   ngx_http_infer_l2_read,
+                                   ngx_http_infer_l2_read_done);
+    if (job == NULL) {
+        return NGX_DECLINED;
+    }
+
+    job->name = l2->name;
+    job->max = ctx->cache->conf->max_size;
+    job->lock = (l2->until_us != 0);
+    job->job.owner = ctx;
+
+    /* the ident is the job's until it is done */
+
+    job->ident = ctx->cache->ident;
+    ngx_memzero(&ctx->cache->ident, sizeof(infer_buf_t));
+
+    l2->purges = atomic_load(&ctx->cache->conf->cache->shm->purges);
+
+    if (ngx_http_infer_redis_post(&job->job) != NGX_OK) {
+        (void) atomic_fetch_add(&l2->redis->shm->errors, 1);
+        ctx->cache->ident = job->ident;
+        ngx_free(job);
+        return NGX_DECLINED;
+    }
+
+    l2->job = job;
+
+    return NGX_DONE;
+}
+
+
+/* in a thread */
+
+static void
+ngx_http_infer_l2_read(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    ngx_http_infer_l2_get(job);
+
+    if (job->lock && rj->rc == INFER_OK
+        && job->found != NGX_HTTP_INFER_L2_HIT)
+    {
+        ngx_http_infer_l2_lock(job);
+    }
+}
+
+
+static void
+ngx_http_infer_l2_get(ngx_http_infer_l2_job_t *job)
+{
+    int              rc;
+    size_t           len;
+    const char      *counter[2];
+    infer_redis_t   *client;
+
+    client = job->job.redis->client;
+
+    counter[0] = job->name.tag[0] ? job->name.tag : NULL;
+    counter[1] = job->name.all;
+    ngx_memzero(job->epoch, sizeof(job->epoch));
+    job->data = NULL;
+    job->found = NGX_HTTP_INFER_L2_MISS;
+
+    rc = infer_redis_get(client, job->name.key, counter, &job->data, &len,
+                         job->epoch);
+
+    if (rc != INFER_OK && rc != INFER_AGAIN) {
+        job->job.rc = rc;
+        return;
+    }
+
+    job->job.rc = ngx_http_infer_redis_begin(client, counter, job->epoch);
+
+    if (rc == INFER_OK) {
+        ngx_http_infer_l2_open(job, len);
+    }
+}
+
+
+static void
+ngx_http_infer_l2_open(ngx_http_infer_l2_job_t *job, size_t len)
+{
+    uint64_t         now;
+    infer_sealed_t  *s;
+
+    s = &job->sealed;
+
+    ngx_memzero(s, sizeof(infer_sealed_t));
+    s->key = job->name.key;
+    s->ident = job->ident.data;
+    s->ident_len = job->ident.len;
+
+    if (infer_seal_open(s, job->job.redis->secret, job->data, len, job->max)
+        != INFER_OK)
+    {
+        ngx_http_infer_l2_drop(job);
+        job->found = NGX_HTTP_INFER_L2_FOREIGN;
+        return;
+    }
+
+    now = ngx_http_infer_redis_wall_us() / 1000;
+
+    if (s->epoch[0] != job->epoch[0] || s->epoch[1] != job->epoch[1]
+        || s->created_ms > now + NGX_HTTP_INFER_L2_SKEW
+        || s->created_ms + s->fresh_ms <= now)
+    {
+        ngx_http_infer_l2_drop(job);
+        job->found = NGX_HTTP_INFER_L2_OUTDATED;
+        return;
+    }
+
+    job->found = NGX_HTTP_INFER_L2_HIT;
+}
+
+
+/* Ours: another look, since it may have been stored and given back. */
+
+static void
+ngx_http_infer_l2_lock(ngx_http_infer_l2_job_t *job)
+{
+    int              rc;
+    infer_redis_t   *client;
+
+    client = job->job.redis->client;
+
+    rc = infer_redis_lock(client, job->name.lock, job->name.owner,
+                          NGX_HTTP_INFER_L2_LOCK);
+
+    if (rc == INFER_OK) {
+        ngx_http_infer_l2_get(job);
+
+        if (job->job.rc == INFER_OK && job->found != NGX_HTTP_INFER_L2_HIT) {
+            job->locked = 1;
+            return;
+        }
+
+        (void) infer_redis_unlock(client, job->name.lock, job->name.owner);
+
+    } else if (rc != INFER_AGAIN) {
+
+        /* nobody can say who has it */
+
+        job->lock = 0;
+    }
+}
+
+
+static void
+ngx_http_infer_l2_drop(ngx_http_infer_l2_job_t *job)
+{
+    free(job->sealed.memory);
+    free(job->data);
+
+    job->sealed.memory = NULL;
+    job->data = NULL;
+}
+
+
+static void
+ngx_http_infer_l2_read_done(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    ngx_int_t              rc;
+    ngx_http_infer_ctx_t  *ctx;
+    ngx_http_infer_l2_t   *l2, gone;
+
+    ngx_http_infer_l2_count(job);
+
+    ctx = rj->owner;
+
+    if (ctx == NULL) {
+
+        if (job->locked) {
+            ngx_memzero(&gone, sizeof(ngx_http_infer_l2_t));
+            gone.redis = rj->redis;
+            gone.name = job->name;
+            (void) ngx_http_infer_l2_owner(&gone, 0);
+        }
+
+        ngx_http_infer_l2_free(rj);
+        return;
+    }
+
+    l2 = ctx->cache->l2;
+    l2->job = NULL;
+    ctx->cache->ident = job->ident;
+    ngx_memzero(&job->ident, sizeof(infer_buf_t));
+
+    ngx_http_set_log_request(ctx->request->connection->log, ctx->request);
+
+    rc = ngx_http_infer_l2_answer(ctx, job);
+
+    ngx_http_infer_l2_free(rj);
+    ngx_http_infer_l2_end(ctx, rc);
+}
+
+
+static void
+ngx_http_infer_l2_count(ngx_http_infer_l2_job_t *job)
+{
+    ngx_http_infer_redis_shm_t  *shm;
+
+    shm = job->job.redis->shm;
+
+    if (job->job.rc != INFER_OK) {
+        (void) atomic_fetch_add(&shm->errors, 1);
+        return;
+    }
+
+    switch (job->found) {
+
+    case NGX_HTTP_INFER_L2_HIT:
+        (void) atomic_fetch_add(&shm->hits, 1);
+        return;
+
+    case NGX_HTTP_INFER_L2_FOREIGN:
+        (void) atomic_fetch_add(&shm->foreign, 1);
+        break;
+
+    case NGX_HTTP_INFER_L2_OUTDATED:
+        (void) atomic_fetch_add(&shm->outdated, 1);
+        break;
+
+    default: /* NGX_HTTP_INFER_L2_MISS */
+        break;
+    }
+
+    (void) atomic_fetch_add(&shm->misses, 1);
+}
+
+
+/* DECLINED: to be generated here; DONE: under way; else it is answered. */
+
+static ngx_int_t
+ngx_http_infer_l2_answer(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_l2_job_t *job)
+{
+    ngx_int_t             rc;
+    ngx_http_infer_l2_t  *l2;
+
+    l2 = ctx->cache->l2;
+
+    if (job->job.rc == INFER_OK) {
+        l2->epoch[0] = job->epoch[0];
+        l2->epoch[1] = job->epoch[1];
+        l2->known = 1;
+        l2->locked = job->locked;
+    }
+
+    if (job->found == NGX_HTTP_INFER_L2_HIT) {
+        rc = ngx_http_infer_l2_hit(ctx, job);
+
+        if (rc != NGX_DECLINED) {
+            return rc;
+        }
+    }
+
+    rc = ngx_http_infer_l2_look(ctx);
+
+    if (rc != NGX_DECLINED) {
+        ngx_http_infer_l2_unlock(l2);
+        return rc;
+    }
+
+    if (l2->locked) {
+        ngx_add_timer(&l2->timer, NGX_HTTP_INFER_L2_BEAT);
+
+    } else if (job->lock && job->job.rc == INFER_OK) {
+        return ngx_http_infer_l2_wait(ctx);
+    }
+
+    return NGX_DECLINED;
+}
+
+
+static ngx_int_t
+ngx_http_infer_l2_hit(ngx_http_infer_ctx_t *ctx, ngx_http_infer_l2_job_t *job)
+{
+    uint64_t                     now, end;
+    infer_answer_t               answer;
+    infer_sealed_t              *s;
+    infer_store_get_t            g;
+
+    s = &job->sealed;
+
+    if (infer_answer_open(&answer, s->value, s->value_len,
+                          ctx->req->n_prompts * ctx->req->n,
+                          ctx->req->sampling.top_logprobs,
+                          ctx->bus->bus.model[ctx->model->index].vocab)
+        != INFER_OK)
+    {
+        (void) atomic_fetch_add(&job->job.redis->shm->foreign, 1);
+        return NGX_DECLINED;
+    }
+
+    now = ngx_http_infer_redis_wall_us() / 1000;
+    end = s->created_ms + s->fresh_ms;
+
+    ngx_memzero(&g, sizeof(infer_store_get_t));
+    g.value = (void *) s->value;
+    g.value_len = s->value_len;
+    g.age_ms = now > s->created_ms ? now - s->created_ms : 0;
+    g.left_ms = end > now ? end - now : 1;
+
+    ngx_http_infer_l2_keep(ctx, &g);
+
+    ctx->cache->second = 1;
+
+    return ngx_http_infer_cache_log(ctx, &g);
+}
+
+
+/*
+ * Into the first tier, with the age that it has, unless that was purged since
+ * we asked: then its page is not to be kept either.
+ */
+
+static void
+ngx_http_infer_l2_keep(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
+{
+    infer_store_t               *store;
+    infer_store_put_t            p;
+    ngx_http_infer_cache_t      *cache;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+    cache = ctx->cache->conf->cache;
+    store = ngx_http_infer_cache_enter(cache);
+
+    if (store == NULL
+        || atomic_load(&cache->shm->purges) != cc->l2->purges)
+    {
+        cc->store = 0;
+    }
+
+    if (!cc->store) {
+        return;
+    }
+
+    ngx_memzero(&p, sizeof(infer_store_put_t));
+    p.ident = cc->ident.data;
+    p.ident_len = cc->ident.len;
+    p.value = g->value;
+    p.value_len = g->value_len;
+    p.now_ms = infer_now_us() / 1000 - g->age_ms;
+    p.fresh_ms = g->age_ms + g->left_ms;
+    p.stale_ms = ngx_http_infer_cache_stale_ms(cc->conf);
+    p.tag = cc->tag;
+    p.origin = ngx_http_infer_cache_origin(cc->log_key);
+
+    if (infer_store_put(store, cc->log_key, &p) == INFER_OK
+        && atomic_load(&cache->shm->purges) != cc->l2->purges)
+    {
+        (void) infer_store_remove(store, cc->log_key);
+        cc->store = 0;
+    }
+}
+
+
+/* Here once more: it may have come, or have been begun, meanwhile. */
+
+static ngx_int_t
+ngx_http_infer_l2_look(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_int_t                    rc;
+    infer_store_get_t            g;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+
+    if (ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, &g)
+        == INFER_OK)
+    {
+        rc = ngx_http_infer_cache_log(ctx, &g);
+
+        if (rc != NGX_DECLINED) {
+            return rc;
+        }
+    }
+
+    return ngx_http_infer_cache_missed(ctx);
+}
+
+
+/* Another has the lock. DONE: we look again later. */
+
+static ngx_int_t
+ngx_http_infer_l2_wait(ngx_http_infer_ctx_t *ctx)
+{
+    uint64_t              now;
+    ngx_msec_t            ms;
+    ngx_http_infer_l2_t  *l2;
+
+    l2 = ctx->cache->l2;
+    now = infer_now_us();
+
+    if (now >= l2->until_us) {
+        (void) atomic_fetch_add(&l2->redis->shm->lock_timeouts, 1);
+        return NGX_DECLINED;
+    }
+
+    if (l2->pause == NGX_HTTP_INFER_L2_PAUSE) {
+        (void) atomic_fetch_add(&l2->redis->shm->lock_waits, 1);
+    }
+
+    ms = ngx_min(l2->pause, (ngx_msec_t) ((l2->until_us - now) / 1000 + 1));
+    l2->pause = ngx_min(2 * l2->pause, NGX_HTTP_INFER_L2_PAUSE_MAX);
+
+    ngx_add_timer(&l2->timer, ms);
+
+    return NGX_DONE;
+}
+
+
+/* Back in the event loop: the request goes on with what has come out. */
+
+static void
+ngx_http_infer_l2_end(ngx_http_infer_ctx_t *ctx, ngx_int_t rc)
+{
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+    c = r->connection;
+
+    /* DONE stays DONE: asked again, or joined */
+
+    rc = ngx_http_infer_proceed(ctx, rc);
+
+    if (rc != NGX_DONE) {
+        ngx_http_finalize_request(r, rc);
+    }
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+static void
+ngx_http_infer_l2_timer(ngx_event_t *ev)
+{
+    ngx_int_t              rc;
+    ngx_http_infer_ctx_t  *ctx;
+
+    ctx = ev->data;
+
+    if (ctx->cache->l2->locked) {
+        ngx_http_infer_l2_beat(ctx);
+        return;
+    }
+
+    ngx_http_set_log_request(ctx->request->connection->log, ctx->request);
+
+    rc = ngx_http_infer_l2_look(ctx);
+
+    if (rc == NGX_DECLINED) {
+        rc = ngx_http_infer_l2_ask(ctx);
+    }
+
+    ngx_http_infer_l2_end(ctx, rc);
+}
+
+
+static void
+ngx_http_infer_l2_beat(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_http_infer_l2_t  *l2;
+
+    l2 = ctx->cache->l2;
+
+    /* when it cannot be renewed, it runs out, and others go on */
+
+    (void) ngx_http_infer_l2_owner(l2, 1);
+
+    ngx_add_timer(&l2->timer, NGX_HTTP_INFER_L2_BEAT);
+}
+
+
+static void
+ngx_http_infer_l2_unlock(ngx_http_infer_l2_t *l2)
+{
+    if (l2->timer.timer_set) {
+        ngx_del_timer(&l2->timer);
+    }
+
+    if (l2->locked) {
+        l2->locked = 0;
+        (void) ngx_http_infer_l2_owner(l2, 0);
+    }
+}
+
+
+/* Renews or gives back our lock. */
+
+static ngx_int_t
+ngx_http_infer_l2_owner(ngx_http_infer_l2_t *l2, ngx_uint_t renew)
+{
+    ngx_http_infer_l2_job_t  *job;
+
+    job = ngx_http_infer_redis_job(l2->redis, sizeof(ngx_http_infer_l2_job_t),
+                                   ngx_http_infer_l2_owner_run,
+                                   ngx_http_infer_l2_free);
+    if (job == NULL) {
+        return NGX_ERROR;
+    }
+
+    job->name = l2->name;
+    job->renew = renew;
+
+    if (ngx_http_infer_redis_post(&job->job) != NGX_OK) {
+        ngx_free(job);
+        return NGX_BUSY;
+    }
+
+    return NGX_OK;
+}
+
+
+/* in a thread */
+
+static void
+ngx_http_infer_l2_owner_run(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    if (job->renew) {
+        rj->rc = infer_redis_renew(rj->redis->client, job->name.lock,
+                                   job->name.owner, NGX_HTTP_INFER_L2_LOCK);
+        return;
+    }
+
+    rj->rc = infer_redis_unlock(rj->redis->client, job->name.lock,
+                                job->name.owner);
+}
+
+
+/* 1: what this request generates is to be written. One that another stored in
+ * the first tier is still ours to write when we began it. */
+
+ngx_uint_t
+ngx_http_infer_cache_redis_due(ngx_http_infer_ctx_t *ctx, ngx_uint_t landed)
+{
+    ngx_http_infer_l2_t  *l2;
+
+    l2 = ctx->cache->l2;
+
+    return l2 && l2->known && (landed || !ctx->choices[0].joined);
+}
+
+
+/* Takes the value. Nobody waits: when too many are under way, it is not. */
+
+void
+ngx_http_infer_cache_redis_put(ngx_http_infer_ctx_t *ctx, infer_buf_t *value,
+    ngx_msec_t fresh)
+{
+    ngx_http_infer_l2_t      *l2;
+    ngx_http_infer_l2_job_t  *job;
+
+    l2 = ctx->cache->l2;
+
+    if (fresh == 0) {
+        return;
+    }
+
+    job = ngx_http_infer_redis_job(l2->redis, sizeof(ngx_http_infer_l2_job_t),
+                                   ngx_http_infer_l2_write,
+                                   ngx_http_infer_l2_write_done);
+    if (job == NULL) {
+        return;
+    }
+
+    job->job.write = 1;
+    job->name = l2->name;
+    job->ident = ctx->cache->ident;
+    job->epoch[0] = l2->epoch[0];
+    job->epoch[1] = l2->epoch[1];
+    job->value = *value;
+    job->fresh_ms = fresh;
+    job->locked = l2->locked;
+
+    if (ngx_http_infer_redis_post(&job->job) != NGX_OK) {
+        (void) atomic_fetch_add(&l2->redis->shm->dropped, 1);
+        ngx_free(job);
+        return;
+    }
+
+    ngx_memzero(value, sizeof(infer_buf_t));
+    ngx_memzero(&ctx->cache->ident, sizeof(infer_buf_t));
+
+    /* the job gives it back, after it has written */
+
+    l2->locked = 0;
+    ngx_http_infer_l2_unlock(l2);
+}
+
+
+/* in a thread */
+
+static void
+ngx_http_infer_l2_write(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    infer_buf_t     out;
+    infer_sealed_t  s;
+
+    ngx_memzero(&s, sizeof(infer_sealed_t));
+    ngx_memzero(&out, sizeof(infer_buf_t));
+
+    s.key = job->name.key;
+    s.created_ms = ngx_http_infer_redis_wall_us() / 1000;
+    s.fresh_ms = job->fresh_ms;
+    s.epoch[0] = job->epoch[0];
+    s.epoch[1] = job->epoch[1];
+    s.ident = job->ident.data;
+    s.ident_len = job->ident.len;
+    s.value = job->value.data;
+    s.value_len = job->value.len;
+
+    rj->rc = infer_seal(&out, rj->redis->secret, &s, (int) rj->redis->level);
+
+    if (rj->rc == INFER_OK) {
+        rj->rc = infer_redis_set(rj->redis->client, job->name.key, out.data,
+                                 out.len, job->fresh_ms);
+    }
+
+    infer_buf_free(&out);
+
+    if (job->locked) {
+        (void) infer_redis_unlock(rj->redis->client, job->name.lock,
+                                  job->name.owner);
+    }
+}
+
+
+static void
+ngx_http_infer_l2_write_done(ngx_http_infer_redis_job_t *rj)
+{
+    (void) atomic_fetch_add(rj->rc == INFER_OK ? &rj->redis->shm->stores
+                                               : &rj->redis->shm->store_errors,
+                            1);
+
+    ngx_http_infer_l2_free(rj);
+}
+
+
+static void
+ngx_http_infer_l2_free(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    ngx_http_infer_l2_drop(job);
+    infer_buf_free(&job->ident);
+    infer_buf_free(&job->value);
+    ngx_free(job);
+}
+
+
+/* The request ends, or has no more use for the second tier. */
+
+void
+ngx_http_infer_cache_redis_forget(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_http_infer_l2_t  *l2;
+
+    l2 = ctx->cache ? ctx->cache->l2 : NULL;
+
+    if (l2 == NULL) {
+        return;
+    }
+
+    if (l2->job) {
+        l2->job->job.owner = NULL;
+        l2->job = NULL;
+    }
+
+    ngx_http_infer_l2_unlock(l2);
+}
