@@ -6,8 +6,8 @@ What is not there is not measured and nothing is installed. Environment:
   DASLLAMA=DIR   dasllama-bench and dasllama-server (PyPI: dasllama)
   OPENVINO=EXE   a Python that has openvino-genai
   MODEL=FILE     another file than the demo model
-  ROWS=A,B       only these: q4_1 q4_0 q8_0 server static share context head
-                 0.5b 1b kernels
+  ROWS=A,B       only these: q4_1 q4_0 q8_0 q4_k server memory static share
+                 context head 0.5b 1b kernels
   ROUNDS=3 MINUTES=13   alternations, as far as there is time
   LOADS=C:N,...  clients and requests of the server rows (1:4,8:8,16:24,32:48)
   SVG=FILE       where the picture goes (BUILD/bench.svg)
@@ -122,7 +122,7 @@ def files():
     have = {}
     if os.path.exists(DEMO):
         have["q4_1"] = DEMO
-        for t in ("q4_0", "q8_0"):
+        for t in ("q4_0", "q8_0", "q4_k"):
             if wanted(t) or t == "q8_0" and wanted("server"):
                 have[t] = make(f"demo.{t.upper()}",
                                [f"{BUILD}/requant", "-t", t, DEMO])
@@ -176,6 +176,9 @@ def groups(have):
     add("head", "wide head Q8_0", [(US, head_only)], have.get("head"))
     add("0.5b", "0.5B Q4_0", raw(256, ())[:2], have.get("0.5b"))
     add("1b", "1B Q4_0", raw(128, ())[:2], have.get("1b"))
+    # rows of 576 have no K-quant: those matrices are Q5_0
+    add("q4_k", "135M Q4_K", raw(512, (16, 32)), have.get("q4_k"))
+    add("memory", "server", [(US, servers.memory)], demo)
     return out
 
 
@@ -258,11 +261,22 @@ def server_rows(group, shape):
                   lambda p: 1.6 * openvino, servers_only=("OpenVINO",))
 
 
+def memory_rows(group):
+    """Flat: 1,800 requests more leave at most 2 MB beside their KV pages."""
+    first, last = servers.MEMORY_AFTER
+    yield Row(group, f"MB beside KV, {first} requests", "MB", less=True)
+    before = group.median(f"MB beside KV, {first} requests")
+    yield Row(group, f"MB beside KV, {last} requests", "MB", None,
+              lambda p: before + 2 if before else None, True)
+
+
 def rows(all_groups, shapes, limits):
     for group in all_groups:
         shape = shapes.get(group.name) or shapes.get("q4_1")
         if group.name == "server":
             yield from server_rows(group, shape)
+        elif group.name == "memory":
+            yield from memory_rows(group)
         elif group.name == "static":
             idle = group.median("p99 ms, idle") or 0
             most = max(2 * idle, idle + 0.3)

@@ -70,7 +70,7 @@ def main(model, threads, *loads):
         print(json.dumps(load(pipe, c, n, 1000 * (i + 1))), flush=True)
     with open("/proc/self/smaps_rollup") as f:
         pss = [int(line.split()[1]) for line in f if line.startswith("Pss:")]
-    print(json.dumps({"pss_mb": pss[0] / 1e3}), flush=True)
+    print(json.dumps({"pss_mb": pss[0] * 1024 / 1e6}), flush=True)
 
 
 if __name__ == "__main__":

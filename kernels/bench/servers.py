@@ -11,12 +11,14 @@ import tempfile
 import time
 import urllib.request
 
+import gguf_shape
 from engines import BUILD, DAS, LLAMA, THREADS, run, tool
 
 OPENVINO = os.environ.get("OPENVINO", "")
 LOADS = {int(c): int(n) for c, n in                # clients: requests
          (pair.split(":") for pair in
           os.environ.get("LOADS", "1:4,8:8,16:24,32:48").split(","))}
+MEMORY_AFTER = (200, 2000)                          # requests
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -54,7 +56,7 @@ def pss_mb(pids):
             with open(f"/proc/{pid}/smaps_rollup") as f:
                 total += sum(int(line.split()[1]) for line in f
                              if line.startswith("Pss:"))
-    return total / 1e3
+    return total * 1024 / 1e6
 
 
 def family(pid):
@@ -132,6 +134,13 @@ def gauge(port, name):
     return float(found[1]) if found else 0
 
 
+def kv_pages(port):
+    """Pages ever in use: what they held may be kept for other requests."""
+    return max(gauge(port, "ngx_infer_kv_pages_peak"),
+               gauge(port, "ngx_infer_kv_pages_used")
+               + gauge(port, "ngx_infer_kv_pages_cached"))
+
+
 def serve_ours(path):
     port = 18181
     with ours(path, port) as (p, engine):
@@ -139,9 +148,23 @@ def serve_ours(path):
             return
         yield from load(port)
         yield "PSS MB", pss_mb(family(p.pid) + [engine()])
-        yield "KV pages", max(gauge(port, "ngx_infer_kv_pages_peak"),
-                              gauge(port, "ngx_infer_kv_pages_used")
-                              + gauge(port, "ngx_infer_kv_pages_cached"))
+        yield "KV pages", kv_pages(port)
+
+
+def memory(path):
+    """What all processes hold beside KV pages after so many requests, short
+    ones, streamed or not in turn."""
+    port, done = 18185, 0
+    page = gguf_shape.read(path).page_bytes
+    with ours(path, port) as (p, engine):
+        for upto in MEMORY_AFTER if p else ():
+            while done < upto:
+                run([sys.executable, f"{HERE}/load.py", str(port), "16",
+                     "100", "4", "2"] + ["whole"] * (done // 100 % 2))
+                done += 100
+            yield (f"MB beside KV, {done} requests",
+                   pss_mb(family(p.pid) + [engine()])
+                   - kv_pages(port) * page / 1e6)
 
 
 def serve_llama(path):
