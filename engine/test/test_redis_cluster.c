@@ -8,7 +8,7 @@
 
 #define NODES  3
 
-static rs_server_t            node[NODES];
+static rs_server_t            node[NODES + 1];     /* and a replica */
 static char                   id[NODES][64];
 static infer_redis_shared_t  *shared;
 
@@ -71,10 +71,29 @@ start_node(uint32_t i)
     rs_start(&node[i], extra);
 }
 
+/* Node 0 gets to know node i. */
+static void
+meet(uint32_t i)
+{
+    char            port[8], bus[8];
+    redis_reply_t  *r;
+
+    if (!RS_COMMAND(node[i].port, &r, "CONFIG", "GET", "cluster-port")) {
+        rs_bail("cluster-port");
+    }
+    snprintf(bus, sizeof(bus), "%s", r->last->str);
+    infer_redis_reply_free(r);
+    if (!RS_COMMAND(node[0].port, NULL, "CLUSTER", "MEET", "127.0.0.1",
+                    port_text(i, port), bus))
+    {
+        rs_bail("meet");
+    }
+}
+
 static void
 start_cluster(void)
 {
-    char            first[8], last[8], port[8];
+    char            first[8], last[8];
     uint32_t        i;
     redis_reply_t  *r;
 
@@ -94,20 +113,7 @@ start_cluster(void)
         infer_redis_reply_free(r);
     }
     for (i = 1; i < NODES; i++) {
-        redis_reply_t  *info;
-        char            bus[8];
-
-        if (!RS_COMMAND(node[i].port, &info, "CONFIG", "GET", "cluster-port"))
-        {
-            rs_bail("cluster-port");
-        }
-        snprintf(bus, sizeof(bus), "%s", info->last->str);
-        infer_redis_reply_free(info);
-        if (!RS_COMMAND(node[0].port, NULL, "CLUSTER", "MEET", "127.0.0.1",
-                        port_text(i, port), bus))
-        {
-            rs_bail("meet");
-        }
+        meet(i);
     }
     if (!wait_info("cluster_known_nodes:3", 0, NODES)
         || !wait_info("cluster_state:ok", 0, NODES))
@@ -400,6 +406,47 @@ test_killed(void)
     ok(rs_descriptors() == open, "no descriptor is left");
 }
 
+/* A replica takes over from a node that is killed. */
+static void
+test_promoted(void)
+{
+    char                key[16], out[8];
+    int                 tries, up = 0;
+    redis_reply_t      *reply;
+    infer_redis_t      *r;
+    infer_redis_conf_t  conf = conf_of(0);
+
+    start_node(3);
+    meet(3);
+    (void) wait_info("cluster_known_nodes:4", 3, 4);
+    (void) wait_info("cluster_state:ok", 3, 4);
+    (void) RS_COMMAND(node[3].port, NULL, "CLUSTER", "REPLICATE", id[2]);
+
+    memset(shared, 0, sizeof(*shared));
+    r = rs_client(&conf, shared);
+    (void) infer_redis_set(r, key_of(2, key), "kept", 4, 600000);
+    for (tries = 0; tries < 200 && !up; tries++) {
+        (void) poll(NULL, 0, 100);
+        if (RS_COMMAND(node[2].port, &reply, "INFO", "replication")) {
+            up = strstr(reply->str, "state=online,offset=") != NULL
+                 && strstr(reply->str, "lag=0") != NULL;
+            infer_redis_reply_free(reply);
+        }
+    }
+    rs_kill(&node[2]);
+    ok(up && rs_get(r, key, out, sizeof(out)) == INFER_BUSY,
+       "a node with a replica is killed");
+    for (tries = 0; tries < 200; tries++) {
+        if (rs_get(r, key, out, sizeof(out)) == INFER_OK) {
+            break;
+        }
+        (void) poll(NULL, 0, 100);
+    }
+    ok(strcmp(out, "kept") == 0 && infer_redis_del(r, key) == INFER_OK,
+       "the replica is found by itself (after %d tries)", tries);
+    infer_redis_free(r);
+}
+
 /* Servers that are no cluster, and seeds that are gone. */
 static void
 test_seeds(void)
@@ -446,7 +493,8 @@ main(void)
     test_seeds();
     test_frozen();
     test_killed();
-    for (i = 0; i < NODES; i++) {
+    test_promoted();
+    for (i = 0; i <= NODES; i++) {
         rs_stop(&node[i]);
     }
     return tap_done();
