@@ -533,7 +533,8 @@ test_topology(void)
                  i == 0 ? "MOVED" : "ASK", fake.port);
         rc = cluster_ask(all, text, &ms);
         ok(rc == INFER_BUSY && atomic_load(&shared->redirects) > 3
-           && atomic_load(&shared->redirects) < 10 && ms < RS_CONNECT_MS + RS_COMMAND_MS + RS_SLACK_MS,
+           && atomic_load(&shared->redirects) < 10
+           && ms < RS_CONNECT_MS + RS_COMMAND_MS + RS_SLACK_MS,
            "%s in a circle ends (%u redirects, %u ms)",
            i == 0 ? "MOVED" : "ASK",
            (unsigned) atomic_load(&shared->redirects), (unsigned) ms);
