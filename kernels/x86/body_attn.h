@@ -25,6 +25,37 @@ attn_value(const int type, const uint8_t *p, size_t at, v16_t scale)
     return v16_mul(v16_from_i8((const int8_t *) p + at), scale);
 }
 
+#if V16_QK_ROWS == 3
+
+/* Scores of three queries against 16 keys of a page from `at` on: all of
+ * its accumulators fit, so that a value is converted once for three. */
+V16_INLINE void
+attn_scores_16(const float *const *q, float *s, const uint8_t *k,
+    const uint16_t *ks, uint32_t head_dim, const int type, const int at)
+{
+    v16_t     acc[3], v, scale = v16_set1(1.0f);
+    uint32_t  d;
+    int       r;
+
+    acc[0] = acc[1] = acc[2] = v16_set1(0.0f);
+    for (d = 0; d < head_dim; d++) {
+        if (type == KERN_KV_Q8 && d % CPU_BLOCK == 0) {
+            scale = v16_from_f16(ks + d + at);
+        }
+        v = attn_value(type, k, d * KERN_PAGE_TOKENS + (uint32_t) at, scale);
+#pragma GCC unroll 3
+        for (r = 0; r < 3; r++) {
+            acc[r] = v16_fma(v16_set1(q[r][d]), v, acc[r]);
+        }
+    }
+#pragma GCC unroll 3
+    for (r = 0; r < 3; r++) {
+        v16_store(s + r * CPU_CHUNK + at, acc[r]);
+    }
+}
+
+#endif
+
 /* Scores of `rows` queries against the 32 keys of one page; ks: scales of
  * q8, one for each block of 32 values and key. */
 V16_INLINE void
@@ -131,6 +162,12 @@ attn_scores_n(const float *const *q, float *s, const uint8_t *k,
     for ( /* void */ ; nq >= 3; nq -= n, q += n, s += n * CPU_CHUNK) {
         n = 3;
         attn_scores(q, s, k, ks, hd, type, 3);
+    }
+#elif V16_QK_ROWS == 3
+    for ( /* void */ ; nq >= 3; nq -= n, q += n, s += n * CPU_CHUNK) {
+        n = 3;
+        attn_scores_16(q, s, k, ks, hd, type, 0);
+        attn_scores_16(q, s, k, ks, hd, type, 16);
     }
 #endif
     for ( /* void */ ; nq >= 2; nq -= n, q += n, s += n * CPU_CHUNK) {

@@ -11,7 +11,7 @@
 
 #define V16_NAME(op)  kern_ ## op ## _avx2
 
-#define V16_QK_ROWS  2
+#define V16_QK_ROWS  3
 #define V16_PV_ROWS  4
 #define V16_PV_COLS  1
 
