@@ -9,6 +9,7 @@
 #include "text/stream.h"
 
 #define ANSWER_MAGIC  0x31414952u         /* "RIA1" */
+#define ANSWER_DECIMAL  24                /* bytes that hold any int64_t */
 
 typedef struct {
     uint32_t           magic;
@@ -249,17 +250,34 @@ answer_mark(const char *from, const char *end, int mark)
     return p != NULL ? p : end;
 }
 
+/* Into the last of to's bytes; returns their number. printf() cost more than
+ * all else that a hit needs filled in. */
+static size_t
+answer_decimal(char to[ANSWER_DECIMAL], int64_t value)
+{
+    char      *p = to + ANSWER_DECIMAL;
+    uint64_t   n = value < 0 ? 0 - (uint64_t) value : (uint64_t) value;
+
+    do {
+        *--p = (char) ('0' + n % 10);
+        n /= 10;
+    } while (n > 0);
+    if (value < 0) {
+        *--p = '-';
+    }
+    return (size_t) (to + ANSWER_DECIMAL - p);
+}
+
 /* The marks are looked for one kind at a time, since libc's memchr() is many
  * times as fast as a loop over bytes; most of an answer is neither. */
 int
 infer_answer_fill(infer_buf_t *out, const char *blank, size_t len,
     const infer_render_conf_t *conf)
 {
-    char         created[24];
-    int          n;
+    char         created[ANSWER_DECIMAL];
+    size_t       n = answer_decimal(created, conf->created);
     const char  *end = blank + len, *p, *id, *time;
 
-    n = snprintf(created, sizeof(created), "%lld", (long long) conf->created);
     id = answer_mark(blank, end, INFER_RENDER_ID);
     time = answer_mark(blank, end, INFER_RENDER_TIME);
 
@@ -274,7 +292,7 @@ infer_answer_fill(infer_buf_t *out, const char *blank, size_t len,
             infer_buf_escape_any(out, conf->id.data, conf->id.len);
             id = answer_mark(blank, end, INFER_RENDER_ID);
         } else {
-            infer_buf_put(out, created, (size_t) n);
+            infer_buf_put(out, created + ANSWER_DECIMAL - n, n);
             time = answer_mark(blank, end, INFER_RENDER_TIME);
         }
     }

@@ -284,6 +284,37 @@ test_damage(void)
     infer_buf_free(&packed);
 }
 
+static void
+test_fill(void)
+{
+    uint32_t             i, bad = 0;
+    infer_buf_t          got;
+    infer_render_conf_t  conf = { .id = { "x\"y", 3 } };
+    static const struct {
+        int64_t      created;
+        const char  *blank, *want;
+    } c[] = {
+        { 0, "\2", "0" }, { 7, "a\1b\2c", "ax\\\"yb7c" },
+        { 1700000000, "\2\1\1\2", "1700000000x\\\"yx\\\"y1700000000" },
+        { -5, "\1-\2", "x\\\"y--5" },
+        { INT64_MAX, "\2.", "9223372036854775807." },
+        { INT64_MIN, ".\2", ".-9223372036854775808" },
+        { 1, "none", "none" }, { 1, "", "" }
+    };
+
+    for (i = 0; i < sizeof(c) / sizeof(c[0]); i++) {
+        memset(&got, 0, sizeof(got));
+        conf.created = c[i].created;
+        bad += infer_answer_fill(&got, c[i].blank, strlen(c[i].blank), &conf)
+               != INFER_OK
+               || got.len != strlen(c[i].want)
+               || (got.len > 0
+                   && memcmp(got.data, c[i].want, got.len) != 0);
+        infer_buf_free(&got);
+    }
+    ok(bad == 0, "marks are filled in, in any order");
+}
+
 int
 main(void)
 {
@@ -297,6 +328,7 @@ main(void)
     test_damage();
     infer_text_close(text);
     free(image);
+    test_fill();
 
     return tap_done();
 }
