@@ -90,7 +90,15 @@ ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    if (cc->store) {
+    if (cc->old && !ngx_http_infer_engine_ready(ctx->bus)) {
+        rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_ERROR,
+                                        "The engine is not ready.");
+        if (rc != NGX_DECLINED) {
+            return rc;
+        }
+    }
+
+    if (cc->store && ngx_process == NGX_PROCESS_WORKER) {
         rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_UPDATING,
                                         NULL);
         if (rc != NGX_DECLINED) {
@@ -99,7 +107,8 @@ ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx)
         }
     }
 
-    return ngx_http_infer_cache_join(ctx, NULL);
+    return ngx_http_infer_engine_down(ctx->bus)
+           ? NGX_DECLINED : ngx_http_infer_cache_join(ctx, NULL);
 }
 
 
@@ -206,6 +215,7 @@ ngx_http_infer_cache_render(ngx_http_infer_ctx_t *ctx, void *logs, size_t len,
     }
 
     ngx_memzero(&head, sizeof(head));
+    head.version = NGX_HTTP_INFER_CACHE_PAGE;
     head.stream = ctx->req->stream;
     head.prompt_tokens = (uint32_t) answer.usage.prompt_tokens;
     head.completion_tokens = (uint32_t) answer.usage.completion_tokens;
@@ -300,6 +310,22 @@ ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
                    "infer cache put %uz bytes: %d", value->len, rc);
 
     return rc;
+}
+
+
+/* The head of a page that was stored; DECLINED: it is none of ours. */
+
+ngx_int_t
+ngx_http_infer_cache_head(ngx_http_infer_cache_page_t *head, void *page,
+    size_t len)
+{
+    if (len < sizeof(ngx_http_infer_cache_page_t)) {
+        return NGX_DECLINED;
+    }
+
+    ngx_memcpy(head, page, sizeof(ngx_http_infer_cache_page_t));
+
+    return head->version == NGX_HTTP_INFER_CACHE_PAGE ? NGX_OK : NGX_DECLINED;
 }
 
 

@@ -136,10 +136,13 @@ typedef struct {
 } ngx_http_infer_purge_t;
 
 
-/* a rendered answer: this, then its bytes with id and time left blank */
+/* a rendered answer: this, then its bytes with id and time left blank. The
+ * zone outlives a module that is replaced */
+
+#define NGX_HTTP_INFER_CACHE_PAGE  3
 
 typedef struct {
-    uint32_t                     version;
+    uint32_t                     version;       /* ..._CACHE_PAGE */
     uint32_t                     stream;
     uint32_t                     prompt_tokens;
     uint32_t                     completion_tokens;

@@ -351,11 +351,10 @@ ngx_http_infer_cache_page(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
 {
     ngx_http_infer_cache_page_t  page;
 
-    if (g->value_len < sizeof(page)) {
+    if (ngx_http_infer_cache_head(&page, g->value, g->value_len) != NGX_OK) {
         return NGX_DECLINED;
     }
 
-    ngx_memcpy(&page, g->value, sizeof(page));
     infer_buf_free(&ctx->cache->body);
     ngx_http_infer_cache_known(ctx, page.key);
     ngx_http_infer_cache_status(ctx, "HIT");

@@ -130,11 +130,10 @@ ngx_http_infer_cache_old(ngx_http_infer_ctx_t *ctx, infer_buf_t *page,
                == INFER_OK ? NGX_OK : NGX_DECLINED;
     }
 
-    if (cc->old_len < sizeof(head)) {
+    if (ngx_http_infer_cache_head(&head, cc->old, cc->old_len) != NGX_OK) {
         return NGX_DECLINED;
     }
 
-    ngx_memcpy(&head, cc->old, sizeof(head));
     *age_ms += (uint64_t) head.age * 1000;
     ngx_http_infer_cache_known(ctx, head.key);
 

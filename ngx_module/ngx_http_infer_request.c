@@ -617,26 +617,8 @@ ngx_http_infer_proceed(ngx_http_infer_ctx_t *ctx, ngx_int_t rc)
 static ngx_int_t
 ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
 {
-    ngx_int_t     rc;
-    infer_bus_t  *bus;
-
-    bus = &ctx->bus->bus;
-
-    if (ctx->cache && ctx->cache->old
-        && !ngx_http_infer_engine_ready(ctx->bus))
-    {
-        rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_ERROR,
-                                        "The engine is not ready.");
-        if (rc != NGX_DECLINED) {
-            return rc;
-        }
-    }
-
-    if (atomic_load(&bus->hdr->engine_state) == INFER_ENGINE_FAILED
-        || (atomic_load(&bus->hdr->spawn_failures) >= NGX_HTTP_INFER_DEAD
-            && !ngx_http_infer_engine_alive(ctx->bus)))
-    {
-        (void) atomic_fetch_add(&bus->stats->rejected_503, 1);
+    if (ngx_http_infer_engine_down(ctx->bus)) {
+        (void) atomic_fetch_add(&ctx->bus->bus.stats->rejected_503, 1);
 
         return ngx_http_infer_refuse(ctx->request,
                                      NGX_HTTP_SERVICE_UNAVAILABLE, 10,
@@ -650,6 +632,21 @@ ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx)
     }
 
     return NGX_DECLINED;
+}
+
+
+/* It could not load, or does not come up. */
+
+ngx_uint_t
+ngx_http_infer_engine_down(ngx_http_infer_bus_t *bus)
+{
+    infer_bus_header_t  *hdr;
+
+    hdr = bus->bus.hdr;
+
+    return atomic_load(&hdr->engine_state) == INFER_ENGINE_FAILED
+           || (atomic_load(&hdr->spawn_failures) >= NGX_HTTP_INFER_DEAD
+               && !ngx_http_infer_engine_alive(bus));
 }
 
 

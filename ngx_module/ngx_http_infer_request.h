@@ -120,6 +120,7 @@ ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
 ngx_int_t ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_watch_client(ngx_http_request_t *r);
 ngx_uint_t ngx_http_infer_queue_full(ngx_http_infer_ctx_t *ctx);
+ngx_uint_t ngx_http_infer_engine_down(ngx_http_infer_bus_t *bus);
 
 /*
  * request.c: claim fills a slot for each of the ctx->nchoices, all or none;
@@ -221,6 +222,8 @@ int ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     ngx_msec_t stale);
 int ngx_http_infer_cache_render(ngx_http_infer_ctx_t *ctx, void *logs,
     size_t len, uint64_t age_ms, infer_buf_t *page);
+ngx_int_t ngx_http_infer_cache_head(ngx_http_infer_cache_page_t *head,
+    void *page, size_t len);
 ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page,
     size_t len, uint64_t age_ms);
 void ngx_http_infer_cache_conf(ngx_http_infer_ctx_t *ctx,

@@ -159,7 +159,8 @@ $t = Infer->new(model => 'tiny', workers => 2,
              infer_cache_scope all; infer_cache_valid 1s;
              infer_cache_use_stale error;',
     server => 'location /none/ { infer m; infer_timeout queue=1s;
-                   infer_cache_use_stale timeout; }');
+                   infer_cache_use_stale timeout; }
+               location /purge { infer_cache_purge answers; }');
 my $dir = $t->dir;
 my $c = $t->write_file('broken.c', <<"EOC");
 #include <string.h>
@@ -200,9 +201,16 @@ is($t->post('/none/completions', { %q, prompt => 'new' })->{status}, 503,
    'nothing of before: 503');
 ok($t->wait_for(sub { (() = $t->log =~ /did not come up/g) >= 3 }, 20),
    'the engine counts as down');
+$start = time;
 stale($t->post('/v1/completions', \%q), $q, 'an engine that is down');
+is($t->post('/purge?all', {})->{status}, 200, 'a purge');
+is($t->post('/v1/completions', \%q)->{status}, 503,
+   'takes old answers with it');
+cmp_ok(time - $start, '<', 1.5, 'nobody waits for what does not run');
 unlink "$dir/broken";
 ok($t->wait_ready(40), 'it comes up');
+is($t->post('/v1/completions', \%q)->{status}, 200, 'and answers');
+sleep 1.2;
 is(status($t->post('/v1/completions', \%q)), 'EXPIRED', 'and makes a new one');
 $t->finish;
 

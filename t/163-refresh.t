@@ -211,7 +211,10 @@ $refresh->() for 1 .. $rounds;
 my $grown = Infer::Memory::own($worker) - $m;
 cmp_ok(count('done'), '>=', $rounds * 3, count('done') . ' refreshes');
 is(count('failed'), 0, 'none failed');
-cmp_ok($grown, '<', 300, "the worker's memory: $grown KiB more");
+SKIP: {
+    skip 'ASan keeps what is freed', 1 if $ENV{INFER_PRELOAD};
+    cmp_ok($grown, '<', 300, "the worker's memory: $grown KiB more");
+}
 cmp_ok(Infer::Memory::fds($worker), '<=', $f + 1, 'its descriptors: no more');
 ok(free(), 'no slot is left');
 is($t->metric('ngx_infer_blocks_used'), 0, 'no block');
@@ -219,20 +222,23 @@ is($t->metric('ngx_infer_blocks_used'), 0, 'no block');
 # ---- ahead of the end ----
 
 $t->stop;
-$t->{location} = 'infer m; infer_cache_valid 5s; infer_cache_use_stale off;
+$t->{location} = 'infer m; infer_cache_valid 10s; infer_cache_use_stale off;
                   infer_cache_refresh on;';
 $t->start;
-ask($_) for 'hot', 'cold';
+%ask = (%ask, max_tokens => 2);
+ask($_) for 'cold', 'hot';
+my $made = time;
+sub until_age { my $s = $made + $_[0] - time; sleep $s if $s > 0; return }
 ask('hot') for 1 .. 12;
 is(counts(), '0 0 0', 'while it is far from its end, nothing');
-sleep 4.2;
+until_age(9.2);
 is(status(ask('cold')), 'HIT', 'one that is rare, near its end');
 is(counts(), '0 0 0', 'comes to its end');
 is(status(ask('hot')), 'HIT', 'a hot one');
 is(status(ask('hot')), 'HIT', 'again');
 is(count('started'), 1, 'is refreshed, once');
 ok($t->wait_for(sub { count('done') == 1 }), 'in the background');
-sleep 1;
+until_age(10.2);
 is(status(ask('hot')), 'HIT', 'past its time it is still a hit');
 is(status(ask('cold')), 'MISS', 'the rare one is not');
 $t->finish;

@@ -112,7 +112,10 @@ for (1 .. 3) {
     sleep 0.2;
 }
 my $grown = Infer::Memory::own($worker) - $m;
-cmp_ok($grown, '<', 1024, "and leave nothing ($grown KiB)");
+SKIP: {
+    skip 'ASan keeps what is freed', 1 if $ENV{INFER_PRELOAD};
+    cmp_ok($grown, '<', 1024, "and leave nothing ($grown KiB)");
+}
 
 # a reload waits for them
 my $s = $t->stream('/v1/completions', \%ask);
