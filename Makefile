@@ -59,7 +59,7 @@ BENCHES    := $(patsubst kernels/bench/%.c,$(BUILD)/%,\
 
 .PHONY: all engine module poison run stop test tests-built test-nginx \
         test-sanitizer test-nginx-sanitizer test-all tsan check check-arm bench \
-        bench-cache bench-hit \
+        bench-cache bench-hit bench-redis \
         quality fuzz soak install deps model tiny help clean
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -318,6 +318,9 @@ bench-cache: $(BUILD)/cache_bench      ## hit ratios of the response cache besid
 
 bench-hit: module engine tiny          ## a hit of the response cache beside return 200 (ROUNDS=3 RUN=3)
 	@BUILD=$(BUILD) perl -It/lib kernels/bench/hit.pl $(ROUNDS) $(RUN)
+
+bench-redis: module engine tiny        ## an answer from Redis beside a plain GET (ROUNDS=5)
+	@BUILD=$(BUILD) perl -It/lib kernels/bench/redis.pl $(ROUNDS)
 
 # Each type is made from the demo model and compared with the reference path
 # of the same file; the limit is known for the first alone.

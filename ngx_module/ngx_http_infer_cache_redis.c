@@ -74,6 +74,7 @@ struct ngx_http_infer_l2_s {
     ngx_event_t                  timer;
     unsigned                     known:1;       /* the epochs are */
     unsigned                     locked:1;
+    unsigned                     own:1;         /* malloc'd: of a refresh */
 };
 
 
@@ -881,6 +882,36 @@ ngx_http_infer_l2_free(ngx_http_infer_redis_job_t *rj)
 }
 
 
+/* A refresh goes on with what its client has read, so that it is written. */
+
+void
+ngx_http_infer_cache_redis_inherit(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_ctx_t *client)
+{
+    ngx_http_infer_l2_t  *l2, *from;
+
+    from = client->cache->l2;
+
+    if (from == NULL || !from->known) {
+        return;
+    }
+
+    l2 = ngx_calloc(sizeof(ngx_http_infer_l2_t), ngx_cycle->log);
+    if (l2 == NULL) {
+        return;
+    }
+
+    l2->redis = from->redis;
+    l2->name = from->name;
+    l2->epoch[0] = from->epoch[0];
+    l2->epoch[1] = from->epoch[1];
+    l2->known = 1;
+    l2->own = 1;
+
+    ctx->cache->l2 = l2;
+}
+
+
 /* The request ends, or has no more use for the second tier. */
 
 void
@@ -900,4 +931,9 @@ ngx_http_infer_cache_redis_forget(ngx_http_infer_ctx_t *ctx)
     }
 
     ngx_http_infer_l2_unlock(l2);
+
+    if (l2->own) {
+        ctx->cache->l2 = NULL;
+        ngx_free(l2);
+    }
 }

@@ -235,6 +235,8 @@ ngx_http_infer_refresh_new(ngx_http_infer_ctx_t *client)
     ctx->req = client->req;
     client->req = NULL;
 
+    ngx_http_infer_cache_redis_inherit(ctx, client);
+
     return refresh;
 }
 
@@ -440,6 +442,7 @@ ngx_http_infer_refresh_free(ngx_http_infer_refresh_t *refresh)
         }
     }
 
+    ngx_http_infer_cache_redis_forget(ctx);
     ngx_http_infer_cache_free(ctx);
     infer_api_request_free(ctx->req);
     ngx_free(refresh);

@@ -261,6 +261,8 @@ ngx_uint_t ngx_http_infer_cache_redis_due(ngx_http_infer_ctx_t *ctx,
     ngx_uint_t landed);
 void ngx_http_infer_cache_redis_put(ngx_http_infer_ctx_t *ctx,
     infer_buf_t *value, ngx_msec_t fresh);
+void ngx_http_infer_cache_redis_inherit(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_ctx_t *client);
 void ngx_http_infer_cache_redis_forget(ngx_http_infer_ctx_t *ctx);
 
 /* redis_purge.c, purge.c */
