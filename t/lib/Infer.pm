@@ -55,8 +55,8 @@ sub emulated_plugin {
 sub model_path {
     my ($name) = @_;
     $name = 'tiny' if !defined $name;
-    $name = 'cuda' if $name eq 'slow' && emulated();
-    return build_dir() . "/$name.gguf" if $name =~ /^(?:tiny|slow|cuda)$/;
+    $name = 'emu' if $name eq 'slow' && emulated();
+    return build_dir() . "/$name.gguf" if $name =~ /^(?:tiny|slow|cuda|emu)$/;
     return $name =~ m{^/} ? $name : getcwd() . "/$name";
 }
 
