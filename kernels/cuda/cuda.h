@@ -181,8 +181,8 @@ int cu_linear(const cu_dev_t *dev, const cu_linear_t *l, const cu_acts_t *a,
 /* out = quantized(silu(gate a) * (up a)) for the families in want; scratch:
  * [n, 2 F] f32; counters: [cu_gate_up_counters()], all zero before the first
  * call, then left to it. One launch where gate and up are of one family and
- * form, and want names none of FP8 and W8A8; up to 64 rows of families other
- * than q8. */
+ * form, and want names none of FP8 and W8A8: up to 16 rows of q8 (8 with two
+ * scales a block), 64 of other families. */
 int cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate,
     const cu_weight_t *up, const cu_acts_t *a, uint32_t n, uint32_t want,
     const cu_acts_t *out, float *scratch, uint32_t *counters);

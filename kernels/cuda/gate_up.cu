@@ -1,6 +1,7 @@
 /*
  * gate_up.cu: cu_gate_up(): the linears of gate and up, silu(gate) * up, and its quantization: one
- * launch where both matrices are of one kind and no scale is a whole row's, else a launch for each.
+ * launch for few rows, where both matrices are of one kind and no scale is a whole row's, else a
+ * launch for each.
  */
 
 #include "gemm.h"
@@ -44,13 +45,17 @@ gate_up_linear(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *
     const cu_acts_t *a, uint32_t n, float *scratch)
 {
     const cu_weight_t  *w[2] = { gate, up };
+    float              *y[2] = { scratch, scratch + (uint64_t) n * gate->n_out };
     cu_linear_t         l;
     int                 rc = INFER_OK;
 
+    if (gate->family == CU_Q8 && cu_linear_alike(gate, up)) {
+        return cu_linear_q8(dev, w, y, 2, a, n, gate->n_out, 0);
+    }
     for (int i = 0; i < 2 && rc == INFER_OK; i++) {
         memset(&l, 0, sizeof(l));
         l.w[0] = w[i];
-        l.y = scratch + (uint64_t) i * n * gate->n_out;
+        l.y = y[i];
         l.ldy = gate->n_out;
         rc = cu_linear(dev, &l, a, n);
     }
@@ -78,7 +83,9 @@ cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up, 
     if (gate->family != CU_Q8 && cu_gate_up_f_fuses(gate, up, n, want)) {
         return cu_gate_up_f(dev, gate, up, a, n, want, out);
     }
-    if (gate->family == CU_Q8 && cu_linear_alike(gate, up) && !rows) {
+    if (gate->family == CU_Q8 && cu_linear_alike(gate, up) && !rows
+        && n <= cu_split_rows(gate->form))
+    {
         return cu_gate_up_q8(dev, gate, up, a, n, want, out, scratch, counters);
     }
     rc = gate_up_linear(dev, gate, up, a, n, scratch);

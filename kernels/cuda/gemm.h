@@ -117,6 +117,13 @@ cu_q8_scale(const cu_weight_t *w)
             * cu_group_bytes(t) + 255) & ~(uint64_t) 255;
 }
 
+/* Rows up to which a form's warps share the columns. */
+static inline uint32_t
+cu_split_rows(uint32_t form)
+{
+    return cu_traits(form).subs == 2 ? CU_SPLIT_MAX / 2 : CU_SPLIT_MAX;
+}
+
 /* One matrix of a launch, and the launch: all of one form and n_in. */
 typedef struct {
     const uint8_t  *data, *scale, *min;
@@ -137,8 +144,8 @@ typedef struct {
     uint32_t        ldy;
     int             add;
     /* NULL, or the two matrices are gate and up, and the last block of those
-     * that make some outputs of both quantizes silu(gate) * up into out for
-     * the families in want. A counter for every 32 outputs and rows. */
+     * that make 32 outputs of both, which have one counter, quantizes
+     * silu(gate) * up into out for the families in want; not by tiles. */
     uint32_t       *counters;
     uint32_t        want;
     cu_acts_t       out;
@@ -152,8 +159,9 @@ int cu_linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w,
     float *const *y, uint32_t n_parts, const cu_acts_t *a, uint32_t n,
     uint32_t ldy, int add);
 
-/* cu_gate_up() in one launch, for matrices of the q8 family that are alike
- * and of one n_out, and families without a scale a row. */
+/* cu_gate_up() in one launch, for up to cu_split_rows() rows, matrices of the
+ * q8 family that are alike and of one n_out, and families without a scale a
+ * row. Tiles have no registers left for it: they would spill. */
 int cu_gate_up_q8(const cu_dev_t *dev, const cu_weight_t *gate,
     const cu_weight_t *up, const cu_acts_t *a, uint32_t n, uint32_t want,
     const cu_acts_t *out, float *scratch, uint32_t *counters);

@@ -295,14 +295,12 @@ q8_tile_store(const Q8Acc<C> &x, const cu_q8_args_t &p, const cu_q8_part_t &part
 /* q8_tile_k: y[r, o] (+)= chain over blocks b of sum_b(w[o] a[r]) * (dw[o, b] * da[r, b])
  * shapes   a as cu_acts_t [n, n_in]; w packed [n_out, n_in]; up to three w of one form and n_in
  * launch   (blocks of BM outputs of all matrices, blocks of BN rows) of 32 WM WN threads
- * math     equal bits to kern_linear_q8_ref; with counters then to kern_silu_mul_ref and
- *          kern_quantize_ref, two blocks for BM outputs of gate and up
- * traffic  cu_linear_cost(), cu_gate_up_cost()     bound: DRAM for few rows, then issue slots: 3
+ * math     equal bits to kern_linear_q8_ref
+ * traffic  cu_linear_cost()     bound: DRAM for few rows, then issue slots: 3
  *          f32 operations a lane for each output and block beside an mma of 4096 products for 128
  *          outputs
  * measured H200, bench_gemm, 6144 x 4096 at 64 rows: Q4_0 22.7 us, Q8_0 25.3 us (16, 25 % of the
- *          read rate); at 2,048 450 and 435 us (229, 237 TOP/s). Gate and up in one launch: not
- *          measured
+ *          read rate); at 2,048 450 and 435 us (229, 237 TOP/s).
  * source   DESIGN.md 5; PTX ISA for fragments */
 template <class C>
 __global__ void __launch_bounds__(C::threads, C::BLOCKS)
@@ -361,12 +359,6 @@ q8_tile_k(const cu_q8_args_t p)
     cp_wait<0>();
     dev_launch_dependents();
     q8_tile_store<C>(x, p, part, (tile0 + tile) * CU_TILE, s.row0 + row);
-    if (p.counters != NULL) {
-        const uint32_t  half = blockIdx.x - part.block0, halves = p.part[1].block0;
-
-        q8_gate_up<C::BM, C::BN>(smem, p, p.counters + blockIdx.y * halves + half, 2,
-                                 half * C::BM, s.row0);
-    }
 }
 
 template <class C>

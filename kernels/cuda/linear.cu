@@ -37,7 +37,7 @@ q8_launch(const cu_dev_t *dev, cu_q8_args_t *p, uint32_t form)
 {
     const cu_traits_t  t = cu_traits(form);
 
-    if (p->n <= (t.subs == 2 ? CU_SPLIT_MAX / 2 : CU_SPLIT_MAX)) {
+    if (p->n <= cu_split_rows(form)) {
         return t.nibbles ? cu_q8_split_n4(dev, p, form)
                : t.subs == 2 ? cu_q8_split_s2(dev, p, form)
                : cu_q8_split_b8(dev, p, form);
