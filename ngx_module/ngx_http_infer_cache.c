@@ -107,8 +107,7 @@ ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx)
         }
     }
 
-    return ngx_http_infer_engine_down(ctx->bus)
-           ? NGX_DECLINED : ngx_http_infer_cache_join(ctx, NULL);
+    return ngx_http_infer_cache_join(ctx, NULL);
 }
 
 

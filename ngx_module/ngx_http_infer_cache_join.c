@@ -15,6 +15,7 @@ static ngx_uint_t ngx_http_infer_cache_group(ngx_http_infer_ctx_t *ctx,
 /*
  * Reads along with the generations that run for the same request, all of its
  * choices or none. flight: of them, or NULL to look for one. DONE: joined.
+ * Where no engine runs, a slot that a dead one left will not go on.
  */
 
 ngx_int_t
@@ -27,6 +28,10 @@ ngx_http_infer_cache_join(ngx_http_infer_ctx_t *ctx,
     infer_store_flight_t         found;
     ngx_http_infer_choice_t     *choices;
     ngx_http_infer_loc_conf_t   *ilcf;
+
+    if (ngx_http_infer_engine_down(ctx->bus)) {
+        return NGX_DECLINED;
+    }
 
     if (flight == NULL) {
         ilcf = ngx_http_get_module_loc_conf(ctx->request,
