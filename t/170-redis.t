@@ -224,7 +224,9 @@ $c = node(servers => "server 127.0.0.1:$missing;");
 $c->allow(qr/does not answer/);
 my $good = grep { $_->{status} == 200 } map { ask($c, fresh()) } 1 .. 20;
 is($good, 20, 'no Redis: nobody notices');
-cmp_ok(m_of($c, 'errors_total'), '>=', 10, 'but it is counted');
+# once the engine knows the model's content
+ok($c->wait_for(sub { ask($c, fresh()); m_of($c, 'errors_total') >= 10 }, 20),
+   'but it is counted');
 is($c->post('/purge?all', {})->{status}, 502, 'a purge says so');
 $c->finish;
 
