@@ -190,8 +190,9 @@ ngx_http_infer_redis_warn(ngx_http_infer_redis_t *redis)
 
     if (atomic_compare_exchange_strong(&redis->shm->warned_ms, &last, now)) {
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "infer redis \"%V\" does not answer, going on without "
-                      "it", &redis->name);
+                      "infer redis \"%V\" does not answer: %s; going on "
+                      "without it", &redis->name,
+                      infer_redis_why(atomic_load(&redis->shm->client.why)));
     }
 }
 

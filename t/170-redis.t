@@ -301,6 +301,8 @@ for ([ 'password hidden;', 1, 'a password' ],
         cmp_ok($c->wait_for(sub { ask($c, fresh());
                                   m_of($c, 'errors_total') }, 5), '>', 0,
                'but not let in');
+        like($c->log, qr/"shared" does not answer: it refuses the user/,
+             'and the log says why');
     }
     $c->finish;
 }

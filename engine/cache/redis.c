@@ -113,18 +113,76 @@ infer_redis_free_replies(redis_reply_t *reply[REDIS_PENDING])
     }
 }
 
-/* The server as a whole is of no use now. */
-static int
-redis_unfit(redis_reply_t *const reply[REDIS_PENDING])
+/* How errors begin; unfit: the server as a whole is of no use now. */
+static const struct {
+    const char  *word;
+    uint32_t     why;
+    int          unfit;
+} redis_errors[] = {
+    { "LOADING", INFER_REDIS_UNREADY, 1 },
+    { "MASTERDOWN", INFER_REDIS_UNREADY, 1 },
+    { "NOAUTH", INFER_REDIS_DENIED, 1 },
+    { "ERR max number of clients reached", INFER_REDIS_CROWDED, 1 },
+    { "ERR AUTH", INFER_REDIS_DENIED, 0 },
+    { "ERR invalid password", INFER_REDIS_DENIED, 0 },
+    { "WRONGPASS", INFER_REDIS_DENIED, 0 },
+    { "NOPERM", INFER_REDIS_DENIED, 0 },
+    { "OOM", INFER_REDIS_MEMORY, 0 },
+    { "CLUSTERDOWN", INFER_REDIS_UNSERVED, 0 },
+};
+
+static const char *const  redis_whys[] = {
+    [INFER_REDIS_WELL] = "for no known reason",
+    [INFER_REDIS_UNREACHABLE] = "it cannot be reached",
+    [INFER_REDIS_TIMEOUT] = "it does not answer in time",
+    [INFER_REDIS_LOST] = "it closes the connection",
+    [INFER_REDIS_NONSENSE] = "what it says is not what was asked for",
+    [INFER_REDIS_OVERSIZED] = "its reply is larger than max_value",
+    [INFER_REDIS_DENIED] = "it refuses the user, the password or the command",
+    [INFER_REDIS_UNREADY] = "it is loading, or its master is away",
+    [INFER_REDIS_MEMORY] = "it has no memory for more values",
+    [INFER_REDIS_CROWDED] = "no connection is free",
+    [INFER_REDIS_UNSERVED] = "no node of the cluster serves the key",
+    [INFER_REDIS_ERROR] = "it answers with an error"
+};
+
+static const uint32_t  redis_n_errors = sizeof(redis_errors)
+                                        / sizeof(redis_errors[0]);
+
+const char *
+infer_redis_why(uint32_t why)
 {
-    uint32_t                  i, k;
-    static const char *const  words[] = {
-        "LOADING", "MASTERDOWN", "NOAUTH", "ERR max number of clients reached"
-    };
+    return redis_whys[why < sizeof(redis_whys) / sizeof(redis_whys[0])
+                      ? why : INFER_REDIS_WELL];
+}
+
+uint32_t
+infer_redis_reason(const redis_reply_t *reply)
+{
+    uint32_t  k;
+
+    if (reply->type != REDIS_REPLY_ERROR) {
+        return INFER_REDIS_NONSENSE;
+    }
+    for (k = 0; k < redis_n_errors; k++) {
+        if (infer_redis_error(reply, redis_errors[k].word)) {
+            return redis_errors[k].why;
+        }
+    }
+    return INFER_REDIS_ERROR;
+}
+
+static int
+redis_unfit(infer_redis_t *redis, redis_reply_t *const reply[REDIS_PENDING])
+{
+    uint32_t  i, k;
 
     for (i = 0; i < REDIS_PENDING; i++) {
-        for (k = 0; k < sizeof(words) / sizeof(words[0]); k++) {
-            if (infer_redis_error(reply[i], words[k])) {
+        for (k = 0; k < redis_n_errors; k++) {
+            if (redis_errors[k].unfit
+                && infer_redis_error(reply[i], redis_errors[k].word))
+            {
+                infer_redis_blame(redis, redis_errors[k].why);
                 return 1;
             }
         }
@@ -150,6 +208,9 @@ infer_redis_ask(infer_redis_t *redis, const redis_target_t *target,
         rc = infer_redis_conn_get(redis, target, deadline_us, fresh, &c);
         if (rc == INFER_AGAIN || rc == INFER_NOMEM) {
             *asked = 1;
+            if (rc == INFER_AGAIN) {
+                infer_redis_blame(redis, INFER_REDIS_CROWDED);
+            }
             return rc == INFER_NOMEM ? rc : INFER_BUSY;
         }
         *asked = 1;
@@ -166,7 +227,7 @@ infer_redis_ask(infer_redis_t *redis, const redis_target_t *target,
         fresh++;
     } while (rc == INFER_AGAIN && reused && fresh == 1);
 
-    if (rc == INFER_OK && redis_unfit(reply)) {
+    if (rc == INFER_OK && redis_unfit(redis, reply)) {
         infer_redis_free_replies(reply);
         rc = INFER_BUSY;
     }
@@ -198,6 +259,7 @@ redis_ask_in_turn(infer_redis_t *redis, const redis_command_t *cmd,
                 return rc;
             }
             infer_redis_free_replies(reply);
+            infer_redis_blame(redis, INFER_REDIS_UNREADY);
             rc = INFER_BUSY;
         }
         if (infer_redis_now_us() >= deadline_us) {
@@ -244,6 +306,7 @@ redis_call(infer_redis_t *redis, const redis_command_t *cmd,
     }
     for (i = 0; rc == INFER_OK && i < cmd->n; i++) {
         if (reply[i]->type == REDIS_REPLY_ERROR) {
+            infer_redis_blame(redis, infer_redis_reason(reply[i]));
             rc = INFER_BUSY;
         }
     }
@@ -263,6 +326,7 @@ static int
 redis_odd(infer_redis_t *redis)
 {
     infer_redis_add(redis->shared->failed, 1);
+    infer_redis_blame(redis, INFER_REDIS_NONSENSE);
     return INFER_BUSY;
 }
 

@@ -31,6 +31,21 @@
 #define INFER_REDIS_MAX_MS    3600000   /* connect_ms, command_ms */
 #define INFER_REDIS_MAX_TTL_MS  (10ull * 365 * 86400000)
 
+enum {
+    INFER_REDIS_WELL = 0,
+    INFER_REDIS_UNREACHABLE,            /* no connection */
+    INFER_REDIS_TIMEOUT,
+    INFER_REDIS_LOST,                   /* closed before the reply was whole */
+    INFER_REDIS_NONSENSE,               /* not RESP, or not what was asked */
+    INFER_REDIS_OVERSIZED,              /* larger than it may be */
+    INFER_REDIS_DENIED,                 /* user, password or permission */
+    INFER_REDIS_UNREADY,                /* loading, or its master is away */
+    INFER_REDIS_MEMORY,                 /* it has no room for the value */
+    INFER_REDIS_CROWDED,                /* no connection is free */
+    INFER_REDIS_UNSERVED,               /* no node of a cluster has the key */
+    INFER_REDIS_ERROR                   /* another error reply */
+};
+
 typedef struct {
     char      host[256];                /* a numeric IPv4 or IPv6 address:
                                          * a resolver's time has no bound;
@@ -69,6 +84,8 @@ typedef struct {
     /* calls that took up to 2^i / 8 ms: 0.125, 0.25 ... 128, longer */
     _Atomic uint64_t  latency[INFER_REDIS_BUCKETS];
     _Atomic uint64_t  latency_us;       /* sum */
+    _Atomic uint32_t  why;              /* INFER_REDIS_*, of the last BUSY
+                                         * that was not the breaker's */
 } infer_redis_shared_t;
 
 typedef struct infer_redis_s  infer_redis_t;    /* of one process */
@@ -120,5 +137,7 @@ int infer_redis_unlock(infer_redis_t *redis, const char *key,
  * (CLOCK_MONOTONIC). Any process. */
 int infer_redis_breaker(const infer_redis_shared_t *shared, uint32_t i,
     uint64_t now_ms);
+/* shared->why as the end of a sentence, for a log. */
+const char *infer_redis_why(uint32_t why);
 
 #endif

@@ -241,7 +241,7 @@ static int
 cluster_find(infer_redis_t *redis, const char *key, uint64_t deadline_us,
     redis_target_t *t, int *asked)
 {
-    int              rc;
+    int              rc, known;
     uint8_t          node;
     uint32_t         slot = infer_redis_slot(key);
     redis_map_t     *m = redis->map;
@@ -272,7 +272,11 @@ cluster_find(infer_redis_t *redis, const char *key, uint64_t deadline_us,
     if (rc == INFER_OK) {
         *t = m->node[node];
     }
+    known = m->n_nodes != 0;
     (void) pthread_mutex_unlock(&redis->lock);
+    if (rc != INFER_OK && known) {
+        infer_redis_blame(redis, INFER_REDIS_UNSERVED);
+    }
     return rc;
 }
 

@@ -191,7 +191,10 @@ conn_login(infer_redis_t *redis, redis_conn_t *c, uint64_t deadline_us)
     if (rc == INFER_OK) {
         rc = infer_redis_exchange(redis, c, &cmd, deadline_us, reply);
         for (i = 0; rc == INFER_OK && i < cmd.n; i++) {
-            rc = reply[i]->type == REDIS_REPLY_STATUS ? INFER_OK : INFER_BUSY;
+            if (reply[i]->type != REDIS_REPLY_STATUS) {
+                infer_redis_blame(redis, infer_redis_reason(reply[i]));
+                rc = INFER_BUSY;
+            }
         }
         infer_redis_free_replies(reply);
     }
@@ -226,6 +229,9 @@ conn_open(infer_redis_t *redis, const redis_target_t *target,
     if (rc == INFER_OK) {
         infer_redis_add(redis->shared->connects, 1);
         rc = conn_connect(c->fd, &target->addr, deadline_us);
+    }
+    if (rc == INFER_BUSY) {
+        infer_redis_blame(redis, INFER_REDIS_UNREACHABLE);
     }
     if (rc == INFER_OK) {
         rc = conn_login(redis, c, deadline_us);
@@ -387,6 +393,7 @@ typedef struct {
     size_t                  sent;
     size_t                  received;
     uint32_t                n;
+    int                     lost;
 } conn_talk_t;
 
 /* AGAIN: not all yet. */
@@ -401,6 +408,7 @@ conn_send(infer_redis_t *redis, redis_conn_t *c, conn_talk_t *t)
         t->sent += (size_t) n;
         infer_redis_add(redis->shared->sent_bytes, (uint64_t) n);
     } else if (errno != EAGAIN && errno != EINTR) {
+        t->lost = 1;
         return INFER_CORRUPT;
     }
     return INFER_AGAIN;
@@ -432,11 +440,11 @@ conn_receive(infer_redis_t *redis, redis_conn_t *c, conn_talk_t *t)
     ssize_t  n;
 
     n = recv(c->fd, buf, sizeof(buf), 0);
-    if (n < 0) {
-        return errno == EAGAIN || errno == EINTR ? INFER_AGAIN
-                                                 : INFER_CORRUPT;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return INFER_AGAIN;
     }
-    if (n == 0) {
+    if (n <= 0) {
+        t->lost = 1;
         return INFER_CORRUPT;
     }
     t->received += (size_t) n;
@@ -497,5 +505,9 @@ infer_redis_exchange(infer_redis_t *redis, redis_conn_t *c,
     if (c->budget.over) {
         infer_redis_add(redis->shared->oversized, 1);
     }
+    infer_redis_blame(redis, c->budget.over ? INFER_REDIS_OVERSIZED
+                             : rc == INFER_BUSY ? INFER_REDIS_TIMEOUT
+                             : t.lost ? INFER_REDIS_LOST
+                                      : INFER_REDIS_NONSENSE);
     return rc == INFER_CORRUPT && t.received == 0 ? INFER_AGAIN : rc;
 }

@@ -125,6 +125,9 @@ int infer_redis_ask(infer_redis_t *redis, const redis_target_t *target,
 void infer_redis_free_replies(redis_reply_t *reply[REDIS_PENDING]);
 uint64_t infer_redis_now_us(void);
 
+/* INFER_REDIS_* of a reply that was not expected. */
+uint32_t infer_redis_reason(const redis_reply_t *reply);
+
 /* ---- redis_cluster.c ---- */
 
 typedef struct {
@@ -157,6 +160,9 @@ struct infer_redis_s {
     redis_map_t           *map;        /* of a cluster, or NULL */
 };
 
+#define infer_redis_blame(redis, reason)                                    \
+    ((void) atomic_store_explicit(&(redis)->shared->why, (reason),          \
+                                  memory_order_relaxed))
 #define infer_redis_add(counter, n)                                         \
     ((void) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed))
 

@@ -246,6 +246,60 @@ test_said(void)
     }
 }
 
+/* Why it was a miss, for who reads the log. */
+static void
+test_why(void)
+{
+    char                 out[8];
+    size_t               i;
+    uint32_t             why;
+    infer_redis_t       *r;
+    infer_redis_conf_t   conf = rs_conf(fake.port);
+    static const struct {
+        const char  *bytes;
+        uint32_t     why;
+    } cases[] = {
+        { "", INFER_REDIS_TIMEOUT },
+        { "$100\r\nabc", INFER_REDIS_TIMEOUT },
+        { "hello\r\n", INFER_REDIS_NONSENSE },
+        { ":1\r\n", INFER_REDIS_NONSENSE },
+        { "$2147483647\r\n", INFER_REDIS_OVERSIZED },
+        { "-NOAUTH Authentication required.\r\n", INFER_REDIS_DENIED },
+        { "-NOPERM this user\r\n", INFER_REDIS_DENIED },
+        { "-LOADING Redis\r\n", INFER_REDIS_UNREADY },
+        { "-READONLY You\r\n", INFER_REDIS_UNREADY },
+        { "-OOM command\r\n", INFER_REDIS_MEMORY },
+        { "-ERR max number of clients reached\r\n", INFER_REDIS_CROWDED },
+        { "-WHATEVER\r\n", INFER_REDIS_ERROR },
+    };
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        memset(shared, 0, sizeof(*shared));
+        fake_set(SAY, cases[i].bytes, strlen(cases[i].bytes));
+        r = rs_client(&conf, shared);
+        (void) rs_get(r, "k", out, sizeof(out));
+        infer_redis_free(r);
+        why = atomic_load(&shared->why);
+        ok(why == cases[i].why, "because %s", infer_redis_why(why));
+    }
+
+    memset(shared, 0, sizeof(*shared));
+    fake_set(RESET, "$100\r\nabc", 9);
+    r = rs_client(&conf, shared);
+    (void) rs_get(r, "k", out, sizeof(out));
+    infer_redis_free(r);
+    why = atomic_load(&shared->why);
+    ok(why == INFER_REDIS_LOST, "because %s", infer_redis_why(why));
+
+    memset(shared, 0, sizeof(*shared));
+    conf.server[0].port = 1;
+    r = rs_client(&conf, shared);
+    (void) rs_get(r, "k", out, sizeof(out));
+    infer_redis_free(r);
+    why = atomic_load(&shared->why);
+    ok(why == INFER_REDIS_UNREACHABLE, "because %s", infer_redis_why(why));
+}
+
 /* ---- what it does ---- */
 
 static int
@@ -553,6 +607,7 @@ main(void)
         rs_bail("no thread");
     }
     test_said();
+    test_why();
     test_drip();
     test_reset();
     test_early();
