@@ -13,8 +13,9 @@
  *   auth.c        infer_api_keys
  *   cache*.c, purge.c, redis*.c
  *                 the response cache and its second tier
- *   handler.c, request.c, event.c, answer.c, output.c, health.c, metrics.c,
- *   filter.c      requests
+ *   handler.c, request.c, submit.c, event.c, answer.c, output.c, health.c,
+ *   metrics.c, filter.c
+ *                 requests
  */
 
 

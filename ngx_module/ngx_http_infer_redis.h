@@ -3,9 +3,12 @@
  * The response cache's second tier in nginx: infer_redis blocks, jobs in their
  * thread pools, and what locations and requests keep of them.
  *
- *   redis_conf.c   infer_redis {}, infer_cache_secret, infer_cache_lock, zones
+ *   redis_conf.c   infer_redis {}, infer_cache_secret, infer_cache_lock
+ *   redis_zone.c   the thread pool and the zone of a block
  *   redis.c        a process's client, jobs, epochs, purges, the poll
- *   cache_redis.c  a request: looked up, written back, locked across nodes
+ *   cache_redis.c  a request's way: looked up, answered, waiting for a lock
+ *   cache_redis_job.c
+ *                  what threads do: read, lock, write back
  *
  * A job owns its memory and knows nothing of the request, which may end while
  * the job is under way: then its owner is NULL and what it brings is freed.
@@ -90,6 +93,13 @@ struct ngx_http_infer_redis_job_s {
     unsigned                     write:1;
 };
 
+
+/* redis_zone.c */
+
+ngx_int_t ngx_http_infer_redis_pool(ngx_conf_t *cf,
+    ngx_http_infer_redis_t *redis);
+ngx_int_t ngx_http_infer_redis_zone(ngx_conf_t *cf,
+    ngx_http_infer_redis_t *redis);
 
 /* redis_conf.c */
 

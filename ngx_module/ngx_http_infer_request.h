@@ -1,8 +1,8 @@
 
 /*
  * The context of one request, shared by the files that serve requests:
- * handler.c, request.c, event.c, output.c, health.c, metrics.c, filter.c and
- * auth.c.
+ * handler.c, request.c, submit.c, event.c, output.c, health.c, metrics.c,
+ * filter.c and auth.c.
  *
  * A request's small state lives in its pool. What is large, or is made by a
  * thread, is malloc'd: a pool cleanup frees it, since HTTP/2 frames may refer
@@ -116,14 +116,22 @@ ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
 
 void ngx_http_infer_body_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_proceed(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
-ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
-ngx_int_t ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_watch_client(ngx_http_request_t *r);
+void ngx_http_infer_gone(ngx_http_infer_ctx_t *ctx);
+
+/* submit.c: whether a request may be generated; DECLINED: it may, else it is
+ * answered. overload: an old answer from the cache, or a refusal */
+
+ngx_int_t ngx_http_infer_admit(ngx_http_infer_ctx_t *ctx);
 ngx_uint_t ngx_http_infer_queue_full(ngx_http_infer_ctx_t *ctx);
 ngx_uint_t ngx_http_infer_engine_down(ngx_http_infer_bus_t *bus);
+ngx_int_t ngx_http_infer_overload(ngx_http_infer_ctx_t *ctx,
+    ngx_uint_t status, ngx_uint_t retry, char *message);
+ngx_int_t ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx);
+ngx_int_t ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx);
 
 /*
- * request.c: claim fills a slot for each of the ctx->nchoices, all or none;
+ * submit.c: claim fills a slot for each of the ctx->nchoices, all or none;
  * codes of infer.h. launch submits them. slot_runs: it will have news.
  */
 
@@ -134,7 +142,6 @@ ngx_uint_t ngx_http_infer_slot_runs(ngx_http_infer_bus_t *bus,
 void ngx_http_infer_release(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice);
 void ngx_http_infer_release_all(ngx_http_infer_ctx_t *ctx);
-void ngx_http_infer_gone(ngx_http_infer_ctx_t *ctx);
 ngx_uint_t ngx_http_infer_retry_after(ngx_http_infer_ctx_t *ctx);
 
 /* event.c */
