@@ -217,10 +217,11 @@ $(DEMO_MODEL):
 tiny: $(BUILD)/tiny.gguf $(BUILD)/slow.gguf  ## generate the test models
 $(BUILD)/tiny.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -o $@
-# large enough that a test can kill something in the middle of a stream
+# slow enough that a test can kill something in the middle of a stream
 SLOW_SHAPE := $(if $(SANITIZER),4,12),512,8,4,$(if $(SANITIZER),512,1536)
-$(BUILD)/slow.gguf: $(BUILD)/make_tiny
-	$(BUILD)/make_tiny -s 7 --type q4_0 --shape $(SLOW_SHAPE) -o $@
+$(BUILD)/slow.gguf: $(BUILD)/make_tiny | $(BUILD)/infer_cli
+	@sh t/tool/slow_model.sh $@ $(BUILD)/make_tiny \
+	    $(if $(SANITIZER),-,$(BUILD)/infer_cli) $(SLOW_SHAPE)
 
 # The CUDA plugin takes nvcc long, and the demo runs on the CPU.
 run: deps                              ## set up, build, start nginx, stream one answer (PORT= MODEL=)

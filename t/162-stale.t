@@ -44,10 +44,12 @@ my $t = Infer->new(model => 'slow', workers => 1,
                location /brief/ { infer m;
                    infer_cache_use_stale error for=1s; }
                location /queue/ { infer m; infer_timeout queue=300ms; }
-               location /first/ { infer m; infer_timeout first=1ms; }
-               location /total/ { infer m; infer_timeout total=300ms; }
+               # its pages are its own: a prompt of two steps again
+               location /first/ { infer m; infer_timeout first=1ms;
+                   infer_prefix_scope first; }
+               location /total/ { infer m; infer_timeout total=150ms; }
                location /full/ { infer m; infer_queue length=1; }
-               location /error/ { infer m; infer_timeout total=300ms;
+               location /error/ { infer m; infer_timeout total=150ms;
                    infer_cache_use_stale error; }
                location /narrow/ { infer m; infer_thread_pool narrow; }',
 )->start;
@@ -69,7 +71,7 @@ sub counted {
 
 my %q = (%ask, prompt => 'q');
 my %w = (%ask, prompt => 'word ' x 300);
-my %l = (%ask, prompt => 'l', max_tokens => 200);
+my %l = (%ask, prompt => 'l', max_tokens => 1000);
 my $q = $t->post('/v1/completions', \%q);
 is(status($q), 'MISS', 'an answer');
 is(status($t->post('/v1/completions', \%q)), 'HIT', 'its page, too');
