@@ -250,7 +250,7 @@ dec_scores_16(float s[DEC_TILES][2], const dec_smem_t<D> *sm, const uint8_t *hea
         for (int b = 0; b < STEP; b++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const uint4     q = sm->q[(b0 + b) * 2 + half][lane];
+                const uint4     q = ld16a(&sm->q[(b0 + b) * 2 + half][lane]);
                 const uint32_t  a[4] = { q.x, q.y, q.z, q.w };
 
 #pragma unroll
@@ -300,7 +300,8 @@ dec_scores_8(float s[DEC_TILES][2], const dec_smem_t<D> *sm, const uint8_t *head
         }
 #pragma unroll
         for (int b = 0; b < STEP; b++) {
-            const uint4     q0 = sm->q[(b0 + b) * 2][lane], q1 = sm->q[(b0 + b) * 2 + 1][lane];
+            const uint4     q0 = ld16a(&sm->q[(b0 + b) * 2][lane]);
+            const uint4     q1 = ld16a(&sm->q[(b0 + b) * 2 + 1][lane]);
             const uint32_t  a0[4] = { q0.x, q0.y, q0.z, q0.w }, a1[4] = { q1.x, q1.y, q1.z, q1.w };
 
 #pragma unroll
@@ -363,7 +364,7 @@ dec_store(float *o, uint32_t d, const float acc[VW][4], float f)
                                         (acc[j + 2][e] + acc[j + 2][2 + e]) * f,
                                         (acc[j + 3][e] + acc[j + 3][2 + e]) * f);
 
-                *(float4 *) (o + d + e * VW + j) = v;
+                stf4(o + d + e * VW + j, v);
             }
         }
     }

@@ -389,8 +389,8 @@ pre_store(const attn_job_t &job, const pre_unit_t &u, const float o[WM][D / 8][4
             if (at < u.rows) {
 #pragma unroll
                 for (int n = 0; n < D / 8; n++) {
-                    *(float2 *) (to + 8 * n) = make_float2(o[mi][n][2 * half] * f,
-                                                           o[mi][n][2 * half + 1] * f);
+                    stf2(to + 8 * n, make_float2(o[mi][n][2 * half] * f,
+                                                 o[mi][n][2 * half + 1] * f));
                 }
             }
         }

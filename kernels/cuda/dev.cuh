@@ -101,6 +101,33 @@ ld8a(const void *p)
 #endif
 }
 
+/* The same of floats. */
+DEV_INLINE float4
+ldf4(const float *p)
+{
+#ifdef SIMT_EMU
+    float4  v;
+
+    simt::load(&v, p, 16);
+    return v;
+#else
+    return *(const float4 *) p;
+#endif
+}
+
+DEV_INLINE float2
+ldf2(const float *p)
+{
+#ifdef SIMT_EMU
+    float2  v;
+
+    simt::load(&v, p, 8);
+    return v;
+#else
+    return *(const float2 *) p;
+#endif
+}
+
 /* A read of what another block of this grid wrote: from L2, past a stale line of L1. */
 DEV_INLINE float
 ld_l2(const float *p)
@@ -127,6 +154,26 @@ ld16_l2(const void *p)
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
 #endif
     return v;
+}
+
+DEV_INLINE void
+stf4(float *p, float4 v)
+{
+#ifdef SIMT_EMU
+    simt::store(p, &v, 16);
+#else
+    *(float4 *) p = v;
+#endif
+}
+
+DEV_INLINE void
+stf2(float *p, float2 v)
+{
+#ifdef SIMT_EMU
+    simt::store(p, &v, 8);
+#else
+    *(float2 *) p = v;
+#endif
 }
 
 DEV_INLINE void

@@ -64,7 +64,7 @@ norm_k(const float *x, const float *w, float eps, const int32_t *rows, uint32_t 
 #pragma unroll
     for (int j = 0; j < NV; j++) {         /* no kernel writes w: before the wait */
         uint32_t  col = (j * blockDim.x + threadIdx.x) * 4;
-        float4    t = col < dim ? *(const float4 *) (w + col) : make_float4(0, 0, 0, 0);
+        float4    t = col < dim ? ldf4(w + col) : make_float4(0, 0, 0, 0);
 
         g[j][0] = t.x, g[j][1] = t.y, g[j][2] = t.z, g[j][3] = t.w;
     }
@@ -81,7 +81,7 @@ norm_k(const float *x, const float *w, float eps, const int32_t *rows, uint32_t 
         float4    t = make_float4(0, 0, 0, 0);
 
         if (col < dim) {
-            t = *(const float4 *) (x + (size_t) r * dim + col);
+            t = ldf4(x + (size_t) r * dim + col);
         }
         v[j][0] = t.x, v[j][1] = t.y, v[j][2] = t.z, v[j][3] = t.w;
         for (int i = 0; i < 4; i++) {
@@ -160,7 +160,7 @@ quantize_k(const float *x, uint32_t dim, uint32_t cols, uint32_t want, cu_acts_t
         float     v[4];
 
         if (col < to) {
-            t = *(const float4 *) (x + at + col);
+            t = ldf4(x + at + col);
         }
         v[0] = t.x, v[1] = t.y, v[2] = t.z, v[3] = t.w;
         top = max(top, norm_amax(v));
@@ -170,7 +170,7 @@ quantize_k(const float *x, uint32_t dim, uint32_t cols, uint32_t want, cu_acts_t
         quant_scale_t  s = norm_row_scale(a, want, blockIdx.x, norm_block_max(amax, top));
 
         for (c = from + threadIdx.x * 4; c < to; c += blockDim.x * 4) {
-            float4  t = *(const float4 *) (x + at + c);
+            float4  t = ldf4(x + at + c);
             float   v[4] = { t.x, t.y, t.z, t.w };
 
             norm_put_row(a, want, at + c, v, s);

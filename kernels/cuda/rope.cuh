@@ -12,12 +12,12 @@
 DEV_INLINE float2
 rope_pair(const float *x, uint32_t d, const float *table, uint32_t rope_dim)
 {
-    float2  v = *(const float2 *) (x + d), t;
+    float2  v = ldf2(x + d), t;
 
     if (d >= rope_dim) {
         return v;
     }
-    t = *(const float2 *) (table + d);
+    t = ldf2(table + d);
     return make_float2(fmaf(v.x, t.x, v.y * -t.y), fmaf(v.y, t.x, v.x * t.y));
 }
 

@@ -28,9 +28,10 @@ namespace simt {
 
 bool perf_on = getenv("SIMT_PROFILE") != nullptr;
 
+/* 0: the lane had no part. */
 struct Request {
     int       n = 0;
-    uintptr_t addr[32];
+    uintptr_t addr[32] = {};
 };
 
 /* Requests of one instruction in one warp that wait for more lanes. */
@@ -66,7 +67,10 @@ static void count_global(const Request &r, const Open &o, SiteStat &s)
     uintptr_t sector[64 + 32], first[32];
     int       n_sectors = 0, n_first = 0;
 
-    for (int i = 0; i < r.n; i++) {
+    for (int i = 0; i < 32; i++) {
+        if (r.addr[i] == 0) {
+            continue;
+        }
         uintptr_t from = r.addr[i] / 32, to = (r.addr[i] + o.size - 1) / 32;
         for (uintptr_t q = from; q <= to; q++) {
             if (std::find(sector, sector + n_sectors, q)
@@ -90,18 +94,22 @@ static void count_global(const Request &r, const Open &o, SiteStat &s)
 }
 
 /* 4-byte accesses of a warp are one pass, 8-byte ones two halves, 16-byte
- * ones four quarters; each takes as many passes as one bank has different
- * words. */
+ * ones four quarters, by lane, in whatever order the lanes came; each takes as
+ * many passes as one bank has different words. */
 static void count_shared(const Request &r, const Open &o, SiteStat &s)
 {
     int per = o.size <= 4 ? 32 : o.size == 8 ? 16 : 8;
 
     now_count.shared++;
-    for (int from = 0; from < r.n; from += per) {
+    for (int from = 0; from < 32; from += per) {
         uintptr_t word[32][32];
-        int       n_words[32] = {}, most = 1;
+        int       n_words[32] = {}, most = 0;
 
-        for (int i = from; i < std::min(r.n, from + per); i++) {
+        for (int i = from; i < from + per; i++) {
+            if (r.addr[i] == 0) {
+                continue;
+            }
+            most = std::max(most, 1);
             for (unsigned b = 0; b < o.size; b += 4) {
                 uintptr_t w = (r.addr[i] + b) / 4;
                 int      &n = n_words[w & 31];
@@ -113,9 +121,9 @@ static void count_shared(const Request &r, const Open &o, SiteStat &s)
             }
         }
         now_count.passes += (uint64_t) most;
-        now_count.min_passes++;
+        now_count.min_passes += most != 0;
         s.got += (uint64_t) most;
-        s.least++;
+        s.least += most != 0;
     }
 }
 
@@ -179,7 +187,8 @@ void perf_access(const Moment &m, const void *p, size_t n, bool write,
         o.queue.emplace_back();
     }
     Request &r = o.queue[k - o.base];
-    r.addr[r.n++] = (uintptr_t) p;
+    r.addr[m.tid & 31] = (uintptr_t) p;
+    r.n++;
     while (!o.queue.empty() && o.queue.front().n == 32) {
         finish(pc, o.queue.front(), o);
         o.queue.pop_front();

@@ -42,6 +42,23 @@ __global__ void ragged_k(const float *x, float *y)
     y[threadIdx.x] = s;
 }
 
+/* 16 bytes a lane after a rendezvous, from which lanes come in an order of
+ * their own: rows of 144 bytes, no conflict in a quarter of lanes. */
+__global__ void order_k(float *y)
+{
+    float   *s = (float *) simt::dyn_smem();
+    int      lane = (int) threadIdx.x, row = lane / 16 * 8 + lane % 8;
+    unsigned r[4], v;
+
+    for (int i = lane; i < 16 * 36; i += 32) {
+        s[i] = 0;
+    }
+    __syncwarp();
+    v = (unsigned) __shfl_xor_sync(~0u, lane, 1);
+    simt::ldmatrix_x4(r, s + row * 36 + lane / 8 % 2 * 4);
+    y[lane] = (float) (v + r[0]);
+}
+
 template <class... A>
 static simt::PerfCount
 count(const char *name, int smem, void (*k)(A...), A... args)
@@ -117,6 +134,10 @@ main(void)
                               y.p);
     ok(p.requests == 6 && p.sectors == 96 && p.min_sectors == 96,
        "16 bytes a lane");
+    p = count("order_k", 16 * 144, order_k, y.p);
+    ok(p.shared == 19 && p.passes == 18 + 4 && p.min_passes == 18 + 4,
+       "quarters of a warp are by lane (%lu passes)",
+       (unsigned long) p.passes);
     p = count("ragged_k", 0, ragged_k, (const float *) x.p, y.p);
     ok(p.requests == 4 && p.sectors == 4 + 4 + 2 + 4 && p.read_bytes == 320,
        "lanes that leave a loop early");

@@ -1,0 +1,366 @@
+/*
+ * test_cuda_perf.cpp: what follows from addresses alone, as a regression test
+ * of the causes of speed: sectors against the fewest that could hold what was
+ * asked for, passes over the banks of shared memory against those without
+ * conflicts, bytes against the cost functions. Where a kernel is not at 1.05,
+ * 1 and the formula, its true figure is the bound, with a reason. Only the
+ * checked build counts.
+ */
+
+#include "test_q8.h"
+#include "cuda_cost.h"
+
+#ifdef SIMT_EMU
+
+/* What a launch may cost; 0: the rule. */
+struct Bound {
+    double       sectors = 0, passes = 0, bytes = 0;   /* ratios */
+    const char  *why = "";
+};
+
+/* Counts what f launches; bytes: that the formula says. */
+template <class F>
+static void
+judge(TestDev &t, const char *name, const char *kernel, double bytes,
+    const Bound &b, F f)
+{
+    const double     most_s = b.sectors != 0 ? b.sectors : 1.05;
+    const double     most_p = b.passes != 0 ? b.passes : 1.0;
+    const double     most_b = b.bytes != 0 ? b.bytes : 1.0;
+    simt::PerfCount  c;
+    double           s, p, n;
+    bool             good;
+
+    simt::perf_start();
+    good = f() == INFER_OK && t.sync();
+    simt::perf_stop();
+    c = simt::perf_count(kernel);
+    s = c.min_sectors != 0 ? (double) c.sectors / (double) c.min_sectors : 0;
+    p = c.min_passes != 0 ? (double) c.passes / (double) c.min_passes : 0;
+    n = (double) (c.read_bytes + c.write_bytes) / bytes;
+    ok(good && c.launches != 0 && s <= most_s + 1e-3 && p <= most_p + 1e-3
+       && n <= most_b + 1e-3,
+       "%s: sectors %.3f, passes %.3f, bytes %.3f of the formula%s%s", name,
+       s, p, n, b.why[0] ? ": " : "", b.why);
+}
+
+static const char *
+text(const char *fmt, ...)
+{
+    static char  buf[128];
+    va_list      ap;
+
+    va_start(ap, fmt);
+    vsnprintf(buf, sizeof(buf), fmt, ap);
+    va_end(ap);
+    return buf;
+}
+
+/* Activations of every form, all zero but initialized. */
+struct Zeros {
+    TestBuf<int8_t>    q;
+    TestBuf<float>     d, dsum, dsum2, row;
+    TestBuf<uint16_t>  h;
+    TestBuf<uint8_t>   f8;
+    cu_acts_t          a;
+
+    Zeros(uint32_t rows, uint32_t n_in)
+    {
+        const size_t  n = (size_t) rows * n_in;
+
+        q.alloc(n);
+        d.alloc(n / 32);
+        dsum.alloc(n / 32);
+        dsum2.alloc(n / 16);
+        row.alloc(rows);
+        h.alloc(n);
+        f8.alloc(n);
+        clear(q);
+        clear(d);
+        clear(dsum);
+        clear(dsum2);
+        clear(row);
+        clear(h);
+        clear(f8);
+        memset(&a, 0, sizeof(a));
+        a.q = q.p;
+        a.d = d.p;
+        a.dsum = dsum.p;
+        a.dsum2 = dsum2.p;
+        a.row = row.p;
+        a.h = h.p;
+        a.f8 = f8.p;
+        a.n_in = n_in;
+    }
+
+    template <class T>
+    static void clear(TestBuf<T> &b) { b.up(std::vector<T>(b.n)); }
+};
+
+/* ---- linears ---- */
+
+static void
+linear(TestDev &t, uint32_t type, cu_family_e family, const char *kernel,
+    uint32_t n, const Bound &b)
+{
+    const uint32_t      F = 256, D = 512;
+    TestMatrix          m;
+    Zeros               x(n, D);
+    TestBuf<float>      y(std::vector<float>((size_t) n * F));
+    cu_linear_t         l;
+
+    if (!m.make(type, F, D, family)) {
+        ok(0, "no such matrix");
+        return;
+    }
+    memset(&l, 0, sizeof(l));
+    l.w[0] = &m.w;
+    l.y = y.p;
+    l.ldy = F;
+    judge(t, text("%s, %s, %u rows", kern_type_name(type),
+                  kern_prec_name(family), n), kernel,
+          cu_linear_cost(&m.w, n).bytes, b,
+          [&] { return cu_linear(&t.dev, &l, &x.a, n); });
+}
+
+static void
+gate_up(TestDev &t, uint32_t type, const char *kernel, uint32_t n,
+    const Bound &b)
+{
+    const uint32_t     F = 256, D = 512;
+    TestMatrix         gate, up;
+    Zeros              x(n, D), out(n, F);
+    TestBuf<float>     y(std::vector<float>((size_t) n * 2 * F));
+    TestBuf<uint32_t>  counters(std::vector<uint32_t>(
+                           cu_gate_up_counters(n, F)));
+
+    if (!gate.make(type, F, D) || !up.make(type, F, D)) {
+        ok(0, "no such matrix");
+        return;
+    }
+    /* what the blocks hand over lies in L2: written, then read */
+    judge(t, text("gate and up %s, %u rows", kern_type_name(type), n),
+          kernel, cu_gate_up_cost(&gate.w, &up.w, n, 1u << CU_Q8).bytes
+                  + 2 * 8.0 * n * F, b,
+          [&] { return cu_gate_up(&t.dev, &gate.w, &up.w, &x.a, n,
+                                  1u << CU_Q8, &out.a, y.p, counters.p); });
+}
+
+static Bound
+bound(double sectors, double passes, double bytes, const char *why)
+{
+    Bound  b;
+
+    b.sectors = sectors;
+    b.passes = passes;
+    b.bytes = bytes;
+    b.why = why;
+    return b;
+}
+
+static void
+linears(TestDev &t)
+{
+    static const struct {
+        uint32_t  type;
+        double    one, eight, sectors, tile;
+    } types[] = {
+        { KERN_Q4_0, 0, 1.05, 0, 1.03 }, { KERN_Q4_1, 0, 1.08, 1.10, 1.08 },
+        { KERN_Q8_0, 0, 1.04, 0, 1.03 }, { KERN_Q5_K, 0, 1.05, 1.08, 1.07 },
+        { KERN_Q6_K, 1.07, 1.19, 0, 1.02 }
+    };
+    static const char  apart[] = "scales come in pieces of 4 and 8 bytes",
+                       turned[] = "scales are turned into columns by 4 bytes",
+                       sums[] = "sums of the warps lie two to a bank";
+
+    for (const auto &x : types) {
+        linear(t, x.type, CU_Q8, "q8_split_k", 1, bound(0, x.one, 0, apart));
+        linear(t, x.type, CU_Q8, "q8_split_k", 8, bound(0, x.eight, 0, apart));
+        linear(t, x.type, CU_Q8, "q8_tile_k", 96,
+               bound(x.sectors, x.tile, 0, turned));
+    }
+    gate_up(t, KERN_Q4_0, "q8_split_k", 1, Bound());
+    gate_up(t, KERN_Q4_0, "q8_tile_k", 96, bound(0, 1.03, 0, turned));
+    for (uint32_t n : { 1u, 16u, 64u }) {
+        linear(t, KERN_BF16, CU_BF16, "plain_decode_k", n,
+               n == 16 ? bound(0, 1.17, 0, sums) : Bound());
+        linear(t, KERN_Q4_1, CU_W4A16, "w4_decode_k", n,
+               n == 16 ? bound(0, 1.27, 0, sums) : Bound());
+        linear(t, KERN_BF16, CU_FP8, "plain_decode_k", n,
+               n == 16 ? bound(0, 1.25, 0, sums) : Bound());
+        linear(t, KERN_BF16, CU_W8A8, "plain_decode_k", n,
+               n == 16 ? bound(0, 1.25, 0, sums) : Bound());
+    }
+    linear(t, KERN_BF16, CU_BF16, "plain_tile_k", 96,
+           bound(1.10, 0, 0, "outputs leave 4 bytes a lane, two rows at once"));
+}
+
+/* ---- norms ---- */
+
+static void
+norm(TestDev &t, uint32_t dim, uint32_t want, const Bound &b)
+{
+    const uint32_t  n = 3;
+    Zeros           out(n, dim);
+    TestBuf<float>  x(test_floats((size_t) n * dim)), w(test_floats(dim));
+
+    judge(t, text("norm of %u, families %#x", dim, want), "norm_k",
+          cu_norm_cost(want, n, dim).bytes, b,
+          [&] { return cu_norm(&t.dev, x.p, w.p, 1e-5f, NULL, n, dim, want,
+                               &out.a); });
+    judge(t, text("quantization of %u, families %#x", dim, want),
+          "quantize", cu_quantize_cost(want, n, dim).bytes, b,
+          [&] { return cu_quantize(&t.dev, x.p, n, dim, want, &out.a); });
+}
+
+static void
+norms(TestDev &t)
+{
+    for (uint32_t dim : { 576u, 4096u }) {
+        for (uint32_t want : { 1u << CU_Q8, 1u << CU_BF16, 1u << CU_FP8,
+                               1u << CU_W8A8 })
+        {
+            norm(t, dim, want,
+                 bound(0, 0, 1.01, "sectors of scales that are not full"));
+        }
+    }
+}
+
+/* ---- attention ---- */
+
+#define KEYS  320u
+
+static void
+decode(TestDev &t, uint32_t kv_type, uint32_t heads, uint32_t groups,
+    uint32_t dim, const Bound &b)
+{
+    const uint32_t             B = 2, pages = KEYS / KERN_PAGE_TOKENS;
+    const uint32_t             ld = (heads + 2 * groups) * dim;
+    const size_t               head = cu_kv_head_bytes(kv_type, dim);
+    std::vector<int32_t>       table(B * pages), seq(B), one(B, 1);
+    TestBuf<float>             qkv(test_floats((size_t) B * ld));
+    TestBuf<float>             out((size_t) B * heads * dim);
+    TestBuf<float>             rope(test_floats(KEYS * dim));
+    TestBuf<uint8_t>           kv(std::vector<uint8_t>(B * pages * groups
+                                                       * head));
+    TestBuf<uint8_t>           work(std::vector<uint8_t>(
+                                   cu_attn_work(B, heads, dim)));
+    Zeros                      acts(B, heads * dim);
+    cu_attn_t                  a;
+    cu_plan_t                  p;
+
+    for (uint32_t i = 0; i < table.size(); i++) {
+        table[i] = (int32_t) i;
+    }
+    seq[1] = 1;
+
+    TestBuf<int32_t>  d_table(table), d_seq(seq), d_one(one);
+    TestBuf<int32_t>  d_pos(std::vector<int32_t>(B, KEYS - 1));
+
+    memset(&a, 0, sizeof(a));
+    a.kv = kv.p;
+    a.head_bytes = head;
+    a.type = kv_type;
+    a.n_heads = heads;
+    a.n_kv_heads = groups;
+    a.head_dim = a.rope_dim = dim;
+    a.rope = rope.p;
+    memset(&p, 0, sizeof(p));
+    p.n_rows = p.n_seqs = p.n_decode = B;
+    p.max_pages = pages;
+    p.max_keys = KEYS;
+    p.row_seq = p.seq_row0 = d_seq.p;
+    p.row_pos = p.seq_pos0 = d_pos.p;
+    p.seq_rows = d_one.p;
+    p.table = d_table.p;
+    judge(t, text("decode of %s, %u / %u heads of %u", kern_kv_name(kv_type),
+                  heads, groups, dim), "attn_decode_k",
+          B * cu_attend_cost(&a, 1, KEYS).bytes
+          + cu_quantize_cost(1u << CU_Q8, B, heads * dim).bytes, b,
+          [&] { return cu_attend(&t.dev, &a, &p, qkv.p, out.p, 1u << CU_Q8,
+                                 &acts.a, work.p); });
+}
+
+static void
+attention(TestDev &t)
+{
+    static const char  parts[] = "parts of a head are turned by 16 bytes, and "
+                                 "tables and parts are not in the formula";
+
+    decode(t, KERN_KV_F16, 4, 1, 64, bound(0, 1.46, 1.07, parts));
+    decode(t, KERN_KV_Q8, 4, 1, 64, bound(0, 1.21, 1.12, parts));
+    decode(t, KERN_KV_BF16, 8, 2, 128, bound(0, 1.49, 1.07, parts));
+}
+
+/* ---- sampling ---- */
+
+static void
+sampling(TestDev &t, const char *name, float temperature, int32_t top_k,
+    float top_p, uint32_t logprobs, double reads, const Bound &b)
+{
+    const uint32_t            B = 2, V = 8192;
+    std::vector<cu_sample_t>  s(B);
+    TestBuf<float>            logits(test_floats((size_t) B * V, 8));
+    TestBuf<int32_t>          rows(std::vector<int32_t>{ 0, 1 }), got(B);
+    TestBuf<kern_edit_t>      edit(std::vector<kern_edit_t>(1));
+    TestBuf<uint32_t>         mask(std::vector<uint32_t>(1));
+    TestBuf<cu_sampled_t>     out(B);
+    TestBuf<uint8_t>          work(std::vector<uint8_t>(cu_sample_work(B, V)));
+
+    memset((void *) s.data(), 0, B * sizeof(s[0]));
+    for (cu_sample_t &x : s) {
+        x.temperature = temperature;
+        x.top_p = top_p;
+        x.top_k = top_k;
+        x.repetition = 1;
+        x.want = x.top_logprobs = logprobs;
+        x.mask_off = UINT32_MAX;
+    }
+
+    TestBuf<cu_sample_t>  d_s(s);
+
+    judge(t, name, "sample", reads * 4.0 * B * V, b,
+          [&] { return cu_sample(&t.dev, logits.p, V, B, rows.p, d_s.p,
+                                 edit.p, mask.p, got.p, out.p, work.p); });
+}
+
+static void
+samples(TestDev &t)
+{
+    sampling(t, "greedy", 0, 0, 1, 0, 1,
+             bound(0, 0, 1.02, "the best of each block"));
+    sampling(t, "random", 1, 0, 1, 0, 3, Bound());
+    sampling(t, "top_k and top_p", 1, 40, 0.9f, 0, 3,
+             bound(1.08, 1.19, 1.20, "bins are read four a lane; kept values "
+                   "lie where they were found"));
+    sampling(t, "greedy with logprobs", 0, 0, 1, 1, 2,
+             bound(1.30, 0, 2.35, "chunks of the sum and their best, of a "
+                   "vocabulary too small to hide them"));
+}
+
+static void
+all(TestDev &t)
+{
+    linears(t);
+    norms(t);
+    attention(t);
+    samples(t);
+}
+
+#endif
+
+int
+main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+#ifdef SIMT_EMU
+    if (simt::checked()) {
+        test_cpu_open();
+        test_pass(all, 1);
+        kern_init("cpu", "ref-q8", NULL)->close(test_cpu);
+        return test_end();
+    }
+#endif
+    printf("1..0 # SKIP counters are in checked builds\n");
+    return 0;
+}
