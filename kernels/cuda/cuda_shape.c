@@ -4,6 +4,7 @@
  */
 
 #include "cuda_ctx.h"
+#include "kern_check.h"
 
 #define SHAPE_ANY_CC  120       /* "some device" for what is asked at nginx -t */
 
@@ -31,28 +32,11 @@ shape_attn(const kern_shape_t *s)
 static int
 shape_check(const kern_shape_t *s, infer_err_t *err)
 {
-    if (s->n_layers == 0 || s->dim == 0 || s->dim % 32 != 0
-        || s->dim > 1u << 17 || s->ffn == 0 || s->ffn % 32 != 0
-        || s->ffn > 1u << 19 || s->vocab == 0 || s->vocab > 1u << 24)
-    {
-        return infer_err(err, INFER_UNSUPPORTED,
-                         "model width %u, ffn %u or vocabulary %u cannot be "
-                         "served: widths must be multiples of 32", s->dim,
-                         s->ffn, s->vocab);
-    }
+    int  rc = kern_check_shape(s, err);
 
-    if (s->n_kv_heads == 0 || s->n_heads == 0 || s->n_heads > 1024
-        || s->n_heads % s->n_kv_heads != 0 || s->head_dim == 0
-        || s->head_dim % 2 != 0 || s->head_dim > 256
-        || s->n_heads * s->head_dim % 32 != 0 || s->rope_dim > s->head_dim
-        || s->rope_dim % 2 != 0)
-    {
-        return infer_err(err, INFER_UNSUPPORTED,
-                         "attention of %u heads, %u kv heads and %u values a "
-                         "head cannot be served", s->n_heads, s->n_kv_heads,
-                         s->head_dim);
+    if (rc != INFER_OK) {
+        return rc;
     }
-
     if (s->n_threads == 0 || s->n_threads > KERN_MAX_THREADS
         || s->max_rows == 0 || s->max_outs == 0 || s->max_seqs == 0
         || s->max_rows > 1u << 16 || s->max_outs > 1u << (CU_BUCKETS - 1)

@@ -6,43 +6,6 @@
 
 #include "test_q8.h"
 
-/* The forms that want names, of n rows, on the device. */
-struct Forms {
-    TestBuf<int8_t>    q;
-    TestBuf<float>     d, dsum, dsum2, row;
-    TestBuf<uint16_t>  h;
-    TestBuf<uint8_t>   f8;
-    cu_acts_t          a;
-
-    Forms(uint32_t n, uint32_t F)
-    {
-        const size_t  count = (size_t) n * F;
-
-        q.alloc(count);
-        d.alloc(count / 32);
-        dsum.alloc(count / 32);
-        dsum2.alloc(count / 16);
-        row.alloc(n);
-        h.alloc(count);
-        f8.alloc(count);
-        memset(&a, 0, sizeof(a));
-        a.q = q.p;
-        a.d = d.p;
-        a.dsum = dsum.p;
-        a.dsum2 = dsum2.p;
-        a.row = row.p;
-        a.h = h.p;
-        a.f8 = f8.p;
-        a.n_in = F;
-    }
-
-    bool clean() const
-    {
-        return q.clean() && d.clean() && dsum.clean() && dsum2.clean()
-               && row.clean() && h.clean() && f8.clean();
-    }
-};
-
 template <typename T>
 static bool
 equal(const TestBuf<T> &a, const std::vector<T> &b)
@@ -75,7 +38,7 @@ run(TestDev &t, const TestMatrix &gate, const TestMatrix &up,
     TestBuf<float>            scratch((size_t) n * 2 * F), dy(y);
     TestBuf<uint32_t>         counters(cu_gate_up_counters(n, F));
     const std::vector<uint32_t>  zero(counters.n);
-    Forms                     out(n, F), other(n, F);
+    TestForms                     out(n, F), other(n, F);
     TestActs                  q8;
     bool                      same = true;
 

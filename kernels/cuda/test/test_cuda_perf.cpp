@@ -56,25 +56,10 @@ text(const char *fmt, ...)
     return buf;
 }
 
-/* Activations of every form, all zero but initialized. */
-struct Zeros {
-    TestBuf<int8_t>    q;
-    TestBuf<float>     d, dsum, dsum2, row;
-    TestBuf<uint16_t>  h;
-    TestBuf<uint8_t>   f8;
-    cu_acts_t          a;
-
-    Zeros(uint32_t rows, uint32_t n_in)
+/* All zero but initialized. */
+struct Zeros : TestForms {
+    Zeros(uint32_t rows, uint32_t n_in) : TestForms(rows, n_in)
     {
-        const size_t  n = (size_t) rows * n_in;
-
-        q.alloc(n);
-        d.alloc(n / 32);
-        dsum.alloc(n / 32);
-        dsum2.alloc(n / 16);
-        row.alloc(rows);
-        h.alloc(n);
-        f8.alloc(n);
         clear(q);
         clear(d);
         clear(dsum);
@@ -82,15 +67,6 @@ struct Zeros {
         clear(row);
         clear(h);
         clear(f8);
-        memset(&a, 0, sizeof(a));
-        a.q = q.p;
-        a.d = d.p;
-        a.dsum = dsum.p;
-        a.dsum2 = dsum2.p;
-        a.row = row.p;
-        a.h = h.p;
-        a.f8 = f8.p;
-        a.n_in = n_in;
     }
 
     template <class T>

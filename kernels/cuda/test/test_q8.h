@@ -186,4 +186,41 @@ test_linear_ref(const TestMatrix &m, const TestActs &x, uint32_t n, float *y,
     }
 }
 
+/* Activations in every form, of n rows, on the device. */
+struct TestForms {
+    TestBuf<int8_t>    q;
+    TestBuf<float>     d, dsum, dsum2, row;
+    TestBuf<uint16_t>  h;
+    TestBuf<uint8_t>   f8;
+    cu_acts_t          a;
+
+    TestForms(uint32_t n, uint32_t F)
+    {
+        const size_t  count = (size_t) n * F;
+
+        q.alloc(count);
+        d.alloc(count / 32);
+        dsum.alloc(count / 32);
+        dsum2.alloc(count / 16);
+        row.alloc(n);
+        h.alloc(count);
+        f8.alloc(count);
+        memset(&a, 0, sizeof(a));
+        a.q = q.p;
+        a.d = d.p;
+        a.dsum = dsum.p;
+        a.dsum2 = dsum2.p;
+        a.row = row.p;
+        a.h = h.p;
+        a.f8 = f8.p;
+        a.n_in = F;
+    }
+
+    bool clean() const
+    {
+        return q.clean() && d.clean() && dsum.clean() && dsum2.clean()
+               && row.clean() && h.clean() && f8.clean();
+    }
+};
+
 #endif
