@@ -60,11 +60,10 @@ ok($t->wait_for(sub {
     my $n = eval { $t->metric('ngx_infer_slots_used') };
     defined $n && $n == 0
 }, 15), 'no slot leaks');
-ok($t->wait_for(sub { $t->metric('ngx_infer_blocks_used') == 0 }, 5),
-   'no block leaks');
+$t->none_left('ngx_infer_blocks_used', 'no block leaks');
 ok($t->wait_for(sub { $t->metric('ngx_infer_workers') == 2 }, 5),
    'no entry leaks');
-is($t->metric('ngx_infer_kv_pages_used'), 0, 'no KV page leaks');
+$t->none_left('ngx_infer_kv_pages_used', 'no KV page leaks');
 is($t->engine, $engine, 'the engine is still the same');
 is($t->post('/v1/completions', { %ask })->{json}{choices}[0]{text}, $want,
    'and answers as before');

@@ -75,9 +75,8 @@ for (1 .. $clients) {
     $x->close;
 }
 ok(idle(10), "$clients gone clients leave nothing");
-is($t->metric('ngx_infer_kv_pages_used'), 0, 'no KV page either');
-ok($t->wait_for(sub { $t->metric('ngx_infer_blocks_used') == 0 }, 3),
-   'no block either');
+$t->none_left('ngx_infer_kv_pages_used', 'no KV page either');
+$t->none_left('ngx_infer_blocks_used', 'no block either');
 
 $t->finish;
 done_testing;

@@ -70,9 +70,8 @@ is_deeply(\@text, \@want, 'byte for byte');
 
 ok($t->wait_for(sub { my $n = eval { $t->metric('ngx_infer_slots_used') };
                       defined $n && $n == 0 }, 15), 'no slot is left');
-is($t->metric('ngx_infer_kv_pages_used'), 0, 'no KV page');
-ok($t->wait_for(sub { $t->metric('ngx_infer_blocks_used') == 0 }, 5),
-   'no block');
+$t->none_left('ngx_infer_kv_pages_used', 'no KV page');
+$t->none_left('ngx_infer_blocks_used', 'no block');
 
 # someone who was there at two deaths is no suspect for ever
 is($t->post('/v1/completions', ask(1))->{json}{choices}[0]{text}, $want[0],

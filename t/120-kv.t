@@ -84,9 +84,8 @@ $r = $t->post('/v1/completions', { %ask, prompt => [ (5) x 256 ] });
 is($r->{status}, 400, 'no room is a 400');
 is($r->{json}{error}{code}, 'context_length_exceeded', 'that says so');
 
-is($t->metric('ngx_infer_kv_pages_used'), 0, 'no page is left');
-ok($t->wait_for(sub { $t->metric('ngx_infer_blocks_used') == 0 }, 5),
-   'no block');
+$t->none_left('ngx_infer_kv_pages_used', 'no page is left');
+$t->none_left('ngx_infer_blocks_used', 'no block');
 
 $t->finish;
 done_testing;

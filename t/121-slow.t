@@ -199,7 +199,7 @@ is_deeply([ map { my ($status, @req) = @$_; $c->request(@req)->{status} }
 $c->send('POST', '/v1/completions', { %short, stream => \1 });
 is($c->collect->{done}, 1, 'and then a stream');
 idle('nothing is left');
-is($t->metric('ngx_infer_kv_pages_used'), 0, 'no page either');
+$t->none_left('ngx_infer_kv_pages_used', 'no page either');
 
 $t->finish;
 done_testing;

@@ -180,9 +180,8 @@ is(all_kinds(8), 0, 'and many more');
 my $grown = Infer::Memory::pss(everything()) - $before;
 note("grown by $grown KiB");
 cmp_ok($grown, '<', 2048, 'requests leave no memory behind');
-ok($t->wait_for(sub { $t->metric('ngx_infer_blocks_used') == 0 }, 5),
-   'and no block');
-is($t->metric('ngx_infer_kv_pages_used'), 0, 'and no KV page');
+$t->none_left('ngx_infer_blocks_used', 'and no block');
+$t->none_left('ngx_infer_kv_pages_used', 'and no KV page');
 ok(quiet($fds), 'and no descriptor')
     or diag("before: $fds, now: " . descriptors());
 

@@ -115,8 +115,7 @@ ask('/all/v1/completions', $p, $key{one});
 is($cached, full($n), 'a constant scope is one for all');
 
 # metrics
-ok($t->wait_for(sub { $t->metric('ngx_infer_kv_pages_used') == 0 }, 3),
-   'no page is in use');
+$t->none_left('ngx_infer_kv_pages_used', 'no page is in use');
 cmp_ok($t->metric('ngx_infer_kv_pages_cached'), '>', 20, 'many are kept');
 my $hits = $t->metric('ngx_infer_prefix_hits_total');
 cmp_ok($hits, '>', 1000, 'hits are counted');

@@ -217,7 +217,7 @@ SKIP: {
 }
 cmp_ok(Infer::Memory::fds($worker), '<=', $f + 1, 'its descriptors: no more');
 ok(free(), 'no slot is left');
-is($t->metric('ngx_infer_blocks_used'), 0, 'no block');
+$t->none_left('ngx_infer_blocks_used', 'no block');
 
 # ---- ahead of the end ----
 

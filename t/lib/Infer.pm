@@ -392,4 +392,15 @@ sub metric {
     return $r->{body} =~ /^\Q$name\E(?:\{[^}]*\})? (\S+)$/m ? $1 : undef;
 }
 
+# A gauge falls to 0, now or within 5 s: the engine gives pages and blocks
+# back after the step that still uses them, later than it tells the slot's
+# end.
+sub none_left {
+    my ($self, $name, $what) = @_;
+    my $n;
+    $self->wait_for(sub { $n = eval { $self->metric($name) };
+                          defined $n && $n == 0 }, 5);
+    return Test::More::is($n, 0, $what);
+}
+
 1;
