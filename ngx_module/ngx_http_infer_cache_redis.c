@@ -1,9 +1,10 @@
 
 /*
  * The response cache's second tier: what the first one does not have is asked
- * for in Redis, by one job in a thread, and what a generation made is written
- * there, by one that nobody waits for. With infer_cache_lock, of several nodes
- * that miss one generates, the others ask again now and then, by timers.
+ * for in Redis, by the lane or by one job in a thread, and what a generation
+ * made is written there, by one that nobody waits for. With infer_cache_lock,
+ * of several nodes that miss one generates, the others ask again now and then,
+ * by timers.
  *
  * A value is good when it opens under the secret, for this very request, and
  * was made under the epochs that Redis has now; what is written has those that
@@ -172,7 +173,7 @@ ngx_http_infer_l2_ask(ngx_http_infer_ctx_t *ctx)
 
     l2->purges = atomic_load(&ctx->cache->conf->cache->shm->purges);
 
-    if (ngx_http_infer_redis_post(&job->job) != NGX_OK) {
+    if (ngx_http_infer_l2_post(job) != NGX_OK) {
         (void) atomic_fetch_add(&l2->redis->shm->errors, 1);
         ctx->cache->ident = job->ident;
         ngx_free(job);

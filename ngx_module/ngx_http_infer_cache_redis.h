@@ -69,7 +69,12 @@ struct ngx_http_infer_l2_s {
 };
 
 
-/* in a thread: of a job whose name and ident are given */
+/* a job whose name and ident are given is under way, by the lane or, without
+ * one, by a thread; codes of ngx_http_infer_redis_post() */
+
+ngx_int_t ngx_http_infer_l2_post(ngx_http_infer_l2_job_t *job);
+
+/* in a thread */
 
 void ngx_http_infer_l2_read(ngx_http_infer_redis_job_t *rj);
 

@@ -2,7 +2,9 @@
 /*
  * What the second tier does in threads, and how it is asked to: an answer
  * read, with the lock of infer_cache_lock where it is wanted; that lock kept
- * and given back; what a generation made, written.
+ * and given back; what a generation made, written. Where the lane reads, there
+ * is no thread, but for that lock, for counters that have to begin, and for
+ * large values.
  */
 
 
@@ -12,7 +14,17 @@
 
 #define NGX_HTTP_INFER_L2_SKEW       60000     /* ms between nodes' clocks */
 
+/* bytes of a value that is opened in the event loop, its MAC checked and
+ * unpacked */
 
+#define NGX_HTTP_INFER_L2_SMALL      65536
+
+
+static void ngx_http_infer_l2_got(ngx_http_infer_redis_job_t *rj);
+static ngx_http_infer_redis_run_pt ngx_http_infer_l2_rest(
+    ngx_http_infer_l2_job_t *job);
+static void ngx_http_infer_l2_open_run(ngx_http_infer_redis_job_t *rj);
+static void ngx_http_infer_l2_lock_run(ngx_http_infer_redis_job_t *rj);
 static void ngx_http_infer_l2_get(ngx_http_infer_l2_job_t *job);
 static void ngx_http_infer_l2_open(ngx_http_infer_l2_job_t *job, size_t len);
 static void ngx_http_infer_l2_lock(ngx_http_infer_l2_job_t *job);
@@ -22,7 +34,115 @@ static void ngx_http_infer_l2_write(ngx_http_infer_redis_job_t *rj);
 static void ngx_http_infer_l2_write_done(ngx_http_infer_redis_job_t *rj);
 
 
-/* in a thread */
+ngx_int_t
+ngx_http_infer_l2_post(ngx_http_infer_l2_job_t *job)
+{
+    const char  *counter[2];
+
+    counter[0] = job->name.tag[0] ? job->name.tag : NULL;
+    counter[1] = job->name.all;
+
+    if (ngx_http_infer_lane_get(&job->job, job->name.key, counter,
+                                ngx_http_infer_l2_got)
+        == NGX_OK)
+    {
+        return NGX_OK;
+    }
+
+    return ngx_http_infer_redis_post(&job->job);
+}
+
+
+/* What the lane brought; what is left to do, if anything, a thread does. */
+
+static void
+ngx_http_infer_l2_got(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    job->data = rj->got.value;
+    rj->got.value = NULL;
+
+    if (rj->owner == NULL) {
+        ngx_http_infer_l2_free(rj);
+        return;
+    }
+
+    if (rj->rc != INFER_BUSY) {
+
+        rj->run = ngx_http_infer_l2_rest(job);
+        rj->rc = INFER_OK;
+
+        if (rj->run) {
+
+            if (ngx_http_infer_redis_post(rj) == NGX_OK) {
+                return;
+            }
+
+            rj->rc = INFER_BUSY;
+        }
+    }
+
+    rj->done(rj);
+}
+
+
+static ngx_http_infer_redis_run_pt
+ngx_http_infer_l2_rest(ngx_http_infer_l2_job_t *job)
+{
+    infer_redis_got_t  *got;
+
+    got = &job->job.got;
+
+    if (job->job.rc == INFER_AGAIN || got->count[1] == 0
+        || (job->name.tag[0] && got->count[0] == 0))
+    {
+        ngx_http_infer_l2_drop(job);
+        return ngx_http_infer_l2_read;
+    }
+
+    job->epoch[0] = got->count[0];
+    job->epoch[1] = got->count[1];
+    job->found = NGX_HTTP_INFER_L2_MISS;
+
+    if (got->rc == INFER_OK) {
+
+        if (infer_seal_size(job->data, got->len) > NGX_HTTP_INFER_L2_SMALL) {
+            return ngx_http_infer_l2_open_run;
+        }
+
+        ngx_http_infer_l2_open(job, got->len);
+    }
+
+    return (job->lock && job->found != NGX_HTTP_INFER_L2_HIT)
+           ? ngx_http_infer_l2_lock_run : NULL;
+}
+
+
+/* in a thread, as all that follow */
+
+static void
+ngx_http_infer_l2_open_run(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    ngx_http_infer_l2_open(job, rj->got.len);
+    ngx_http_infer_l2_lock_run(rj);
+}
+
+
+static void
+ngx_http_infer_l2_lock_run(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    if (job->lock && rj->rc == INFER_OK
+        && job->found != NGX_HTTP_INFER_L2_HIT)
+    {
+        ngx_http_infer_l2_lock(job);
+    }
+}
+
 
 void
 ngx_http_infer_l2_read(ngx_http_infer_redis_job_t *rj)
@@ -30,12 +150,7 @@ ngx_http_infer_l2_read(ngx_http_infer_redis_job_t *rj)
     ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
 
     ngx_http_infer_l2_get(job);
-
-    if (job->lock && rj->rc == INFER_OK
-        && job->found != NGX_HTTP_INFER_L2_HIT)
-    {
-        ngx_http_infer_l2_lock(job);
-    }
+    ngx_http_infer_l2_lock_run(rj);
 }
 
 

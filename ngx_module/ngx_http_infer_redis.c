@@ -22,7 +22,6 @@ static infer_redis_t *ngx_http_infer_redis_client(
 static ngx_uint_t ngx_http_infer_redis_refused(ngx_http_infer_redis_t *redis);
 static void ngx_http_infer_redis_run(void *data, ngx_log_t *log);
 static void ngx_http_infer_redis_done(ngx_event_t *ev);
-static void ngx_http_infer_redis_warn(ngx_http_infer_redis_t *redis);
 static int ngx_http_infer_redis_counter(infer_redis_t *client,
     const char *name, uint64_t *count);
 
@@ -93,6 +92,7 @@ ngx_http_infer_redis_client(ngx_http_infer_redis_t *redis)
         redis->client = NULL;
         redis->reads = 0;
         redis->writes = 0;
+        redis->lane = NULL;
 
         if (infer_redis_new(&redis->client, &redis->conf, &redis->shm->client)
             != INFER_OK)
@@ -170,13 +170,16 @@ ngx_http_infer_redis_done(ngx_event_t *ev)
 
     if (job->rc == INFER_BUSY) {
         ngx_http_infer_redis_warn(redis);
+
+    } else if (redis->lane == NULL) {
+        ngx_http_infer_lane_take(redis);
     }
 
     job->done(job);
 }
 
 
-static void
+void
 ngx_http_infer_redis_warn(ngx_http_infer_redis_t *redis)
 {
     uint64_t  now, last;
@@ -304,6 +307,7 @@ ngx_http_infer_redis_exit(void *main)
     for (i = 0; i < imcf->redis.nelts; i++) {
 
         if (redis[i]->client && redis[i]->pid == ngx_pid) {
+            ngx_http_infer_lane_exit(redis[i]);
             infer_redis_free(redis[i]->client);
             redis[i]->client = NULL;
             redis[i]->pid = 0;

@@ -6,6 +6,7 @@
  *   redis_conf.c   infer_redis {}, infer_cache_secret, infer_cache_lock
  *   redis_zone.c   the thread pool and the zone of a block
  *   redis.c        a process's client, jobs, epochs, purges, the poll
+ *   redis_lane.c   lookups of the event loop itself, over one connection
  *   cache_redis.c  a request's way: looked up, answered, waiting for a lock
  *   cache_redis_job.c
  *                  what threads do: read, lock, write back
@@ -24,6 +25,7 @@
 #include <ngx_http.h>
 
 #include "cache/redis.h"
+#include "cache/redis_lane.h"
 #include "cache/seal.h"
 #include "text/api.h"
 
@@ -52,6 +54,7 @@ typedef struct {
     _Atomic uint64_t             lock_waits;
     _Atomic uint64_t             lock_timeouts;
     _Atomic uint64_t             purges;
+    _Atomic uint64_t             lane;          /* lookups it answered */
     _Atomic uint64_t             warned_ms;
 } ngx_http_infer_redis_shm_t;
 
@@ -77,6 +80,10 @@ typedef struct {
     infer_redis_t               *client;
     ngx_uint_t                   reads;         /* jobs under way */
     ngx_uint_t                   writes;
+    infer_redis_lane_t          *lane;          /* NULL: there is none now */
+    ngx_connection_t            *lane_conn;
+    ngx_queue_t                  lane_jobs;     /* as their replies come */
+    int                          lane_rc;       /* not OK: to be ended */
 } ngx_http_infer_redis_t;
 
 
@@ -89,6 +96,9 @@ struct ngx_http_infer_redis_job_s {
     ngx_http_infer_redis_done_pt done;          /* in the event loop */
     void                        *owner;         /* loop only; NULL: gone */
     uint64_t                     posted_us;
+    ngx_queue_t                  queue;         /* in the lane: */
+    ngx_http_infer_redis_done_pt told;
+    infer_redis_got_t            got;
     int                          rc;
     unsigned                     write:1;
 };
@@ -126,6 +136,24 @@ void *ngx_http_infer_redis_job(ngx_http_infer_redis_t *redis, size_t size,
     ngx_http_infer_redis_run_pt run, ngx_http_infer_redis_done_pt done);
 ngx_int_t ngx_http_infer_redis_post(ngx_http_infer_redis_job_t *job);
 uint64_t ngx_http_infer_redis_wall_us(void);
+
+/* why Redis does not answer, into the log now and then */
+
+void ngx_http_infer_redis_warn(ngx_http_infer_redis_t *redis);
+
+/*
+ * redis_lane.c. get: OK: told() will be called, later, with the job's again;
+ * rc is then OK (got is what came), BUSY (a miss, counted) or AGAIN (it was
+ * not answered: a thread may ask). DECLINED: there is no lane, or too many are
+ * in it. take: opens it, where it is closed and a connection is idle. exit: of
+ * the process; jobs that wait are told BUSY, without an owner.
+ */
+
+ngx_int_t ngx_http_infer_lane_get(ngx_http_infer_redis_job_t *job,
+    const char *key, const char *const counter[2],
+    ngx_http_infer_redis_done_pt told);
+void ngx_http_infer_lane_take(ngx_http_infer_redis_t *redis);
+void ngx_http_infer_lane_exit(ngx_http_infer_redis_t *redis);
 
 /* "infer:", a letter, and the name in hex; NUL-terminated */
 

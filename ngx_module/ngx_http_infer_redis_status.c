@@ -38,6 +38,8 @@ static ngx_http_infer_redis_metric_t  ngx_http_infer_redis_metrics[] = {
         "Misses: a value that was purged or is too old."),
     ngx_http_infer_redis_metric("errors_total", errors,
         "Lookups that could not be made."),
+    ngx_http_infer_redis_metric("lane_total", lane,
+        "Lookups answered to the event loop, without a thread."),
     ngx_http_infer_redis_metric("stores_total", stores,
         "Answers written."),
     ngx_http_infer_redis_metric("store_errors_total", store_errors,

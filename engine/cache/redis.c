@@ -172,8 +172,9 @@ infer_redis_reason(const redis_reply_t *reply)
     return INFER_REDIS_ERROR;
 }
 
-static int
-redis_unfit(infer_redis_t *redis, redis_reply_t *const reply[REDIS_PENDING])
+int
+infer_redis_unfit(infer_redis_t *redis,
+    redis_reply_t *const reply[REDIS_PENDING])
 {
     uint32_t  i, k;
 
@@ -227,7 +228,7 @@ infer_redis_ask(infer_redis_t *redis, const redis_target_t *target,
         fresh++;
     } while (rc == INFER_AGAIN && reused && fresh == 1);
 
-    if (rc == INFER_OK && redis_unfit(redis, reply)) {
+    if (rc == INFER_OK && infer_redis_unfit(redis, reply)) {
         infer_redis_free_replies(reply);
         rc = INFER_BUSY;
     }
@@ -271,8 +272,8 @@ redis_ask_in_turn(infer_redis_t *redis, const redis_command_t *cmd,
 
 /* ---- one call ---- */
 
-static void
-redis_measure(infer_redis_shared_t *s, uint64_t us)
+void
+infer_redis_measure(infer_redis_shared_t *s, uint64_t us)
 {
     uint32_t  i;
 
@@ -302,7 +303,7 @@ redis_call(infer_redis_t *redis, const redis_command_t *cmd,
          ? infer_redis_cluster_ask(redis, cmd, deadline, reply, &asked)
          : redis_ask_in_turn(redis, cmd, deadline, reply, &asked);
     if (asked) {
-        redis_measure(s, infer_redis_now_us() - start);
+        infer_redis_measure(s, infer_redis_now_us() - start);
     }
     for (i = 0; rc == INFER_OK && i < cmd->n; i++) {
         if (reply[i]->type == REDIS_REPLY_ERROR) {
@@ -330,8 +331,8 @@ redis_odd(infer_redis_t *redis)
     return INFER_BUSY;
 }
 
-static int
-redis_key_sane(const char *key)
+int
+infer_redis_key_sane(const char *key)
 {
     return key[0] != '\0'
            && strnlen(key, INFER_REDIS_KEY_MAX + 1) <= INFER_REDIS_KEY_MAX;
@@ -405,8 +406,8 @@ redis_integer(infer_redis_t *redis, infer_buf_t *b, const char *key,
 
 /* ---- values and counters ---- */
 
-static int
-redis_counter(const redis_reply_t *r, uint64_t *count)
+int
+infer_redis_counter(const redis_reply_t *r, uint64_t *count)
 {
     char  *end;
 
@@ -440,7 +441,7 @@ infer_redis_get(infer_redis_t *redis, const char *key,
         if (cmd.key[i] == NULL) {
             continue;
         }
-        if (!redis_key_sane(cmd.key[i])) {
+        if (!infer_redis_key_sane(cmd.key[i])) {
             infer_buf_free(&b);
             return INFER_INVALID;
         }
@@ -462,7 +463,7 @@ infer_redis_get(infer_redis_t *redis, const char *key,
 
     for (i = 0; rc == INFER_OK && i < 2; i++) {
         if (counter[i] != NULL) {
-            rc = redis_counter(reply[++k], &count[i]);
+            rc = infer_redis_counter(reply[++k], &count[i]);
         }
     }
     if (rc == INFER_OK && reply[0]->type == REDIS_REPLY_STRING) {
@@ -502,8 +503,8 @@ infer_redis_set(infer_redis_t *redis, const char *key, const void *value,
     char         ttl[24];
     infer_buf_t  b = { 0 };
 
-    if (!redis_key_sane(key) || len > redis->conf.max_value || ttl_ms == 0
-        || ttl_ms > INFER_REDIS_MAX_TTL_MS)
+    if (!infer_redis_key_sane(key) || len > redis->conf.max_value
+        || ttl_ms == 0 || ttl_ms > INFER_REDIS_MAX_TTL_MS)
     {
         return INFER_INVALID;
     }
@@ -523,7 +524,7 @@ infer_redis_del(infer_redis_t *redis, const char *key)
     long long    n = 0;
     infer_buf_t  b = { 0 };
 
-    if (!redis_key_sane(key)) {
+    if (!infer_redis_key_sane(key)) {
         return INFER_INVALID;
     }
     infer_redis_put(&b, 2, "DEL", key);
@@ -538,7 +539,7 @@ infer_redis_count(infer_redis_t *redis, const char *counter, uint64_t *count)
     long long    n = 0;
     infer_buf_t  b = { 0 };
 
-    if (!redis_key_sane(counter)) {
+    if (!infer_redis_key_sane(counter)) {
         return INFER_INVALID;
     }
     infer_redis_put(&b, 2, "INCR", counter);
@@ -557,8 +558,9 @@ redis_lock_args(const char *key, const char *owner, uint64_t ttl_ms,
     char ttl[24])
 {
     (void) snprintf(ttl, 24, "%llu", (unsigned long long) ttl_ms);
-    return redis_key_sane(key) && redis_key_sane(owner) && ttl_ms != 0
-           && ttl_ms <= INFER_REDIS_MAX_TTL_MS ? INFER_OK : INFER_INVALID;
+    return infer_redis_key_sane(key) && infer_redis_key_sane(owner)
+           && ttl_ms != 0 && ttl_ms <= INFER_REDIS_MAX_TTL_MS
+           ? INFER_OK : INFER_INVALID;
 }
 
 int
@@ -599,7 +601,7 @@ infer_redis_unlock(infer_redis_t *redis, const char *key, const char *owner)
     long long    n = 0;
     infer_buf_t  b = { 0 };
 
-    if (!redis_key_sane(key) || !redis_key_sane(owner)) {
+    if (!infer_redis_key_sane(key) || !infer_redis_key_sane(owner)) {
         return INFER_INVALID;
     }
     infer_redis_put(&b, 5, "EVAL", redis_unlock_script, "1", key, owner);

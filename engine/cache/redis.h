@@ -1,8 +1,9 @@
 /*
  * redis.h: L2 of the response cache: a small blocking client over hiredis for
- * the threads of a pool of its own. Never called on an event loop. Every call
- * ends within conf's times: connecting, each command, and a redirect are
- * bounded, nothing is retried without end.
+ * the threads of a pool of its own. Never called on an event loop, which has
+ * redis_lane.h for its lookups. Every call ends within conf's times:
+ * connecting, each command, and a redirect are bounded, nothing is retried
+ * without end.
  *
  * Speaks RESP2 without TLS, over TCP and unix sockets. Several servers are
  * tried in order (failover); with `cluster` they are only where the topology

@@ -279,6 +279,29 @@ conn_take(infer_redis_t *redis, uint64_t id, int other)
     return c;
 }
 
+int
+infer_redis_conn_detach(infer_redis_t *redis, uint64_t id, int *fd)
+{
+    redis_conn_t  *c;
+
+    (void) pthread_mutex_lock(&redis->lock);
+    c = conn_take(redis, id, 0);
+    if (c != NULL) {
+        redis->n_conns--;
+        (void) pthread_cond_signal(&redis->freed);
+    }
+    (void) pthread_mutex_unlock(&redis->lock);
+    if (c == NULL) {
+        return INFER_AGAIN;
+    }
+    if (conn_idle_good(c)) {
+        *fd = c->fd;
+        c->fd = -1;
+    }
+    conn_close(c);
+    return *fd >= 0 ? INFER_OK : INFER_AGAIN;
+}
+
 /* A connection, or *conn NULL and the right to make one. */
 static int
 conn_reserve(infer_redis_t *redis, uint64_t id, int fresh,

@@ -2,7 +2,8 @@
  * redis_int.h: what the files of the Redis client share: redis.c (the calls),
  * redis_conn.c (connections and their pool), redis_reply.c (bounded replies),
  * redis_breaker.c (servers that are passed by), redis_cluster.c (which node
- * has a key). Times are microseconds of CLOCK_MONOTONIC.
+ * has a key), redis_lane.c (lookups of an event loop). Times are microseconds
+ * of CLOCK_MONOTONIC.
  *
  * One mutex guards the pool and the map of a cluster; it is never held over
  * a system call that waits, but for the condition.
@@ -101,6 +102,9 @@ int infer_redis_exchange(infer_redis_t *redis, redis_conn_t *conn,
     const redis_command_t *cmd, uint64_t deadline_us,
     redis_reply_t *reply[REDIS_PENDING]);
 void infer_redis_conn_close_all(infer_redis_t *redis);
+/* An idle connection of id leaves the pool: *fd is the caller's, with nothing
+ * asked and nothing said. AGAIN: there is none. */
+int infer_redis_conn_detach(infer_redis_t *redis, uint64_t id, int *fd);
 /* INVALID when it is neither a number nor a path that fits. */
 int infer_redis_target(redis_target_t *target,
     const infer_redis_addr_t *addr);
@@ -127,6 +131,15 @@ uint64_t infer_redis_now_us(void);
 
 /* INFER_REDIS_* of a reply that was not expected. */
 uint32_t infer_redis_reason(const redis_reply_t *reply);
+/* 1: a reply says that the server as a whole is of no use now. */
+int infer_redis_unfit(infer_redis_t *redis,
+    redis_reply_t *const reply[REDIS_PENDING]);
+/* OK: a counter's value, 0 of none; else no counter. */
+int infer_redis_counter(const redis_reply_t *reply, uint64_t *count);
+/* 1: there is a key, and it is not too long. */
+int infer_redis_key_sane(const char *key);
+/* A call took so long. */
+void infer_redis_measure(infer_redis_shared_t *shared, uint64_t us);
 
 /* ---- redis_cluster.c ---- */
 

@@ -247,3 +247,15 @@ infer_seal_open(infer_sealed_t *s, const uint8_t secret[INFER_SEAL_SECRET],
     return h.flags & SEAL_PACKED ? seal_unpack(s, p + at, h.packed_len)
                                  : seal_in_place(s, p + at);
 }
+
+size_t
+infer_seal_size(const void *data, size_t len)
+{
+    seal_head_t  h;
+
+    if (len < sizeof(h)) {
+        return len;
+    }
+    memcpy(&h, data, sizeof(h));
+    return h.value_len > len ? (size_t) h.value_len : len;
+}

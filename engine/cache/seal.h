@@ -47,5 +47,8 @@ int infer_seal(infer_buf_t *out, const uint8_t secret[INFER_SEAL_SECRET],
 int infer_seal_open(infer_sealed_t *s,
     const uint8_t secret[INFER_SEAL_SECRET], const void *data, size_t len,
     size_t max);
+/* Bytes that opening data goes through, by its own word, which nothing has
+ * proved: only to choose who opens it. At least len. */
+size_t infer_seal_size(const void *data, size_t len);
 
 #endif

@@ -318,4 +318,23 @@ rs_descriptors(void)
     return n;
 }
 
+/* Of this process, the most it ever had. */
+static uint64_t
+rs_room_kb(void)
+{
+    char      line[128];
+    FILE     *f = fopen("/proc/self/status", "r");
+    uint64_t  kb = 0;
+
+    while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+        if (sscanf(line, "VmPeak: %lu", &kb) == 1) {
+            break;
+        }
+    }
+    if (f != NULL) {
+        (void) fclose(f);
+    }
+    return kb;
+}
+
 #endif

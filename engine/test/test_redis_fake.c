@@ -145,24 +145,6 @@ fake_set(int mode, const char *bytes, size_t len)
     atomic_store(&fake.mode, mode);
 }
 
-static uint64_t
-room_kb(void)
-{
-    char      line[128];
-    FILE     *f = fopen("/proc/self/status", "r");
-    uint64_t  kb = 0;
-
-    while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
-        if (sscanf(line, "VmPeak: %lu", &kb) == 1) {
-            break;
-        }
-    }
-    if (f != NULL) {
-        (void) fclose(f);
-    }
-    return kb;
-}
-
 /* ---- what it says ---- */
 
 typedef struct {
@@ -226,11 +208,11 @@ test_said(void)
         memset(shared, 0, sizeof(*shared));
         fake_set(SAY, s->bytes, strlen(s->bytes));
         r = rs_client(&conf, shared);
-        kb = room_kb();
+        kb = rs_room_kb();
         ms = rs_now_ms();
         rc = rs_get(r, "k", out, sizeof(out));
         ms = rs_now_ms() - ms;
-        kb = room_kb() - kb;
+        kb = rs_room_kb() - kb;
         infer_redis_free(r);
         ok(rc == s->rc
            && (s->slow ? ms >= RS_COMMAND_MS : 1)
@@ -352,9 +334,9 @@ test_drip(void)
                ? 10 : 1);
         fake_set(FLOOD, flood, 1 << 20);
         r = rs_client(&conf, shared);
-        kb = room_kb();
+        kb = rs_room_kb();
         bad += ask(r, &ms) != INFER_BUSY || ms > RS_SLACK_MS
-               || room_kb() - kb > FAKE_ROOM_KB
+               || rs_room_kb() - kb > FAKE_ROOM_KB
                || atomic_load(&shared->received_bytes) > 4 << 20
                || (i != 1 && atomic_load(&shared->oversized) != 1);
         infer_redis_free(r);
