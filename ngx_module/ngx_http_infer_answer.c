@@ -240,6 +240,7 @@ ngx_http_infer_header_in(ngx_http_request_t *r, char *name, size_t len)
         }
 
         if (h[i].key.len == len
+            && (h[i].key.data[0] | 0x20) == (u_char) name[0]
             && ngx_strncasecmp(h[i].key.data, (u_char *) name, len) == 0)
         {
             return &h[i];

@@ -73,6 +73,37 @@ typedef struct {
 } ngx_http_infer_cache_t;
 
 
+/* what a body's answer depends on, but for the body and the system prompt */
+
+typedef struct {
+    infer_key_space_t            space;
+    u_char                       names[20];     /* of the model */
+    uint32_t                     endpoint;
+    uint32_t                     seed_set;
+    uint32_t                     max_tokens;
+    uint32_t                     max_tokens_cap;
+    uint32_t                     max_n;
+    uint32_t                     day;           /* templates may ask */
+    uint32_t                     system_len;
+    uint32_t                     sampled;
+    infer_sampling_t             sampling;
+} ngx_http_infer_cache_body_t;
+
+
+/*
+ * What a process has hashed for a location and need not hash again: the scope
+ * of clients without credentials, and the key for bodies behind a head.
+ */
+
+typedef struct {
+    ngx_http_infer_cache_body_t  head;
+    u_char                       key[INFER_STORE_KEY];  /* of bodies */
+    u_char                       anonymous[INFER_STORE_KEY];
+    unsigned                     has_key:1;
+    unsigned                     has_anonymous:1;
+} ngx_http_infer_cache_memo_t;
+
+
 /* of a location */
 
 typedef struct {
@@ -93,6 +124,7 @@ typedef struct {
     ngx_array_t                 *bypass;        /* ngx_http_complex_value_t */
     ngx_array_t                 *no_cache;
     ngx_http_infer_cache_t      *purge;         /* of a purge location */
+    ngx_http_infer_cache_memo_t  memo;
 } ngx_http_infer_cache_conf_t;
 
 

@@ -15,35 +15,69 @@
 #define NGX_HTTP_INFER_CACHE_BODY_MAX  (64 * 1024)
 
 
-/* what a body's answer depends on, but for the body and the system prompt */
-
-typedef struct {
-    uint32_t                     endpoint;
-    uint32_t                     seed_set;
-    uint32_t                     max_tokens;
-    uint32_t                     max_tokens_cap;
-    uint32_t                     max_n;
-    uint32_t                     day;           /* templates may ask */
-    uint32_t                     system_len;
-    uint32_t                     sampled;
-    infer_sampling_t             sampling;
-    u_char                       names[20];     /* of the model */
-} ngx_http_infer_cache_body_t;
-
-
+static ngx_int_t ngx_http_infer_cache_at_hand(ngx_http_request_t *r,
+    ngx_buf_t *b);
+static ngx_int_t ngx_http_infer_cache_take_body(ngx_http_request_t *r,
+    ngx_buf_t *b);
+static ngx_int_t ngx_http_infer_cache_find(ngx_http_request_t *r,
+    ngx_http_infer_ctx_t *ctx, ngx_chain_t *body, infer_store_get_t *g);
 static ngx_http_infer_cache_ctx_t *ngx_http_infer_cache_ctx(
     ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_cache_conf_t *ccf);
 static ngx_int_t ngx_http_infer_cache_scope(ngx_http_request_t *r,
     ngx_http_infer_cache_conf_t *ccf, u_char *scope);
+static ngx_int_t ngx_http_infer_cache_scope_hash(ngx_http_request_t *r,
+    ngx_http_infer_cache_conf_t *ccf, ngx_str_t *part, ngx_uint_t n,
+    u_char *scope);
 static ngx_int_t ngx_http_infer_cache_variable(ngx_http_request_t *r,
     char *name, ngx_str_t *value);
 static ngx_uint_t ngx_http_infer_cache_control(ngx_table_elt_t *h,
     char *directive);
 static ngx_int_t ngx_http_infer_cache_body(ngx_http_request_t *r,
-    ngx_http_infer_ctx_t *ctx, ngx_http_infer_loc_conf_t *ilcf);
-static ngx_int_t ngx_http_infer_cache_page(ngx_http_infer_ctx_t *ctx,
-    infer_store_get_t *g);
+    ngx_http_infer_ctx_t *ctx, ngx_http_infer_loc_conf_t *ilcf,
+    ngx_chain_t *body);
+static void ngx_http_infer_cache_body_key(ngx_http_infer_cache_conf_t *ccf,
+    ngx_http_infer_cache_body_t *head, infer_buf_t *ident, u_char *key);
+
+
+/*
+ * A short body has come with the headers: most of what a hit would cost is
+ * spared by answering before nginx is asked to read it. Nothing has happened
+ * when it is DECLINED, but that the body's first look is done.
+ */
+
+ngx_int_t
+ngx_http_infer_cache_lookup_early(ngx_http_request_t *r,
+    ngx_http_infer_ctx_t *ctx)
+{
+    ngx_int_t           rc;
+    ngx_buf_t           b;
+    ngx_chain_t         body;
+    infer_store_get_t   g;
+
+    if (ngx_http_infer_cache_at_hand(r, &b) != NGX_OK) {
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_infer_own(ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    body.buf = &b;
+    body.next = NULL;
+
+    rc = ngx_http_infer_cache_find(r, ctx, &body, &g);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ngx_http_infer_cache_take_body(r, &b) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return ngx_http_infer_cache_send(ctx, g.value, g.value_len, g.age_ms);
+}
 
 
 /* DECLINED: no cached answer, the request goes on. Else it is answered. */
@@ -52,10 +86,99 @@ ngx_int_t
 ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx)
 {
-    int                          rc;
-    infer_store_get_t            g;
-    ngx_http_infer_cache_ctx_t  *cc;
-    ngx_http_infer_loc_conf_t   *ilcf;
+    ngx_int_t          rc;
+    infer_store_get_t  g;
+
+    if (ctx->cache) {
+        return NGX_DECLINED;
+    }
+
+    rc = ngx_http_infer_cache_find(r, ctx,
+                                   r->request_body ? r->request_body->bufs
+                                                   : NULL,
+                                   &g);
+
+    return rc == NGX_OK ? ngx_http_infer_cache_send(ctx, g.value, g.value_len,
+                                                    g.age_ms)
+                        : rc;
+}
+
+
+/*
+ * OK: b is the whole body, behind the headers in nginx's buffer, and nobody
+ * else wants to see it pass: no filter of bodies, no file, no "100 Continue".
+ */
+
+static ngx_int_t
+ngx_http_infer_cache_at_hand(ngx_http_request_t *r, ngx_buf_t *b)
+{
+    off_t                       len;
+    ngx_http_infer_loc_conf_t  *ilcf;
+
+    ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
+
+    len = r->headers_in.content_length_n;
+
+    if (ilcf->cache.cache == NULL || ilcf->cache.pace
+        || r != r->main || r->http_version >= NGX_HTTP_VERSION_20
+        || r->request_body || r->discard_body || r->request_body_in_file_only
+        || r->headers_in.chunked || r->headers_in.expect || len <= 0
+        || len > r->header_in->last - r->header_in->pos
+        || ngx_http_top_request_body_filter
+           != ngx_http_request_body_save_filter)
+    {
+        return NGX_DECLINED;
+    }
+
+    ngx_memzero(b, sizeof(ngx_buf_t));
+
+    b->start = r->header_in->pos;
+    b->pos = b->start;
+    b->last = b->start + (size_t) len;
+    b->end = b->last;
+    b->temporary = 1;
+
+    return NGX_OK;
+}
+
+
+/* As if nginx had read it: what follows is the next request. */
+
+static ngx_int_t
+ngx_http_infer_cache_take_body(ngx_http_request_t *r, ngx_buf_t *b)
+{
+    struct {
+        ngx_http_request_body_t  rb;
+        ngx_chain_t              bufs;
+        ngx_buf_t                buf;
+    } *body;
+
+    body = ngx_pcalloc(r->pool, sizeof(*body));
+    if (body == NULL) {
+        return NGX_ERROR;
+    }
+
+    body->buf = *b;
+    body->bufs.buf = &body->buf;
+    body->rb.bufs = &body->bufs;
+
+    r->request_body = &body->rb;
+    r->header_in->pos = b->last;
+    r->request_length += b->last - b->pos;
+
+    return NGX_OK;
+}
+
+
+/* OK: g is the rendered answer to the body. */
+
+static ngx_int_t
+ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
+    ngx_chain_t *body, infer_store_get_t *g)
+{
+    ngx_http_infer_cache_ctx_t   *cc;
+    ngx_http_infer_loc_conf_t    *ilcf;
+    ngx_http_infer_cache_page_t   page;
 
     ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
 
@@ -76,18 +199,21 @@ ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
     ngx_http_infer_cache_status(ctx, cc->lookup ? "MISS" : "BYPASS");
 
     if (!cc->lookup
-        || ngx_http_infer_cache_body(r, ctx, ilcf) != NGX_OK)
+        || ngx_http_infer_cache_body(r, ctx, ilcf, body) != NGX_OK
+        || ngx_http_infer_cache_get(ctx, cc->body_key, &cc->body, g)
+           != INFER_OK
+        || ngx_http_infer_cache_head(&page, g->value, g->value_len) != NGX_OK)
     {
         return NGX_DECLINED;
     }
 
-    infer_key(ilcf->cache.cache->shm->secret, INFER_KEY_BODY, &cc->space,
-              cc->body.data, cc->body.len, cc->body_key);
+    infer_buf_free(&cc->body);
+    ngx_http_infer_cache_known(ctx, page.key);
+    ngx_http_infer_cache_status(ctx, "HIT");
 
-    rc = ngx_http_infer_cache_get(ctx, cc->body_key, &cc->body, &g);
+    g->age_ms += (uint64_t) page.age * 1000;
 
-    return rc == INFER_OK ? ngx_http_infer_cache_page(ctx, &g)
-                          : NGX_DECLINED;
+    return NGX_OK;
 }
 
 
@@ -168,10 +294,8 @@ static ngx_int_t
 ngx_http_infer_cache_scope(ngx_http_request_t *r,
     ngx_http_infer_cache_conf_t *ccf, u_char *scope)
 {
-    size_t            len;
-    u_char           *p, *text;
     ngx_str_t         part[4];
-    ngx_uint_t        i, n;
+    ngx_uint_t        n;
     ngx_table_elt_t  *h;
 
     ngx_memzero(part, sizeof(part));
@@ -218,11 +342,35 @@ ngx_http_infer_cache_scope(ngx_http_request_t *r,
 #endif
     }
 
-    len = 1;
+    return ngx_http_infer_cache_scope_hash(r, ccf, part, n, scope);
+}
+
+
+/* Those that say nothing are the same each time. */
+
+static ngx_int_t
+ngx_http_infer_cache_scope_hash(ngx_http_request_t *r,
+    ngx_http_infer_cache_conf_t *ccf, ngx_str_t *part, ngx_uint_t n,
+    u_char *scope)
+{
+    size_t                        len, said;
+    u_char                       *p, *text;
+    ngx_uint_t                    i;
+    ngx_http_infer_cache_memo_t  *memo;
+
+    memo = &ccf->memo;
+    said = 0;
 
     for (i = 0; i < n; i++) {
-        len += sizeof(size_t) + part[i].len;
+        said += part[i].len;
     }
+
+    if (said == 0 && memo->has_anonymous) {
+        ngx_memcpy(scope, memo->anonymous, sizeof(memo->anonymous));
+        return NGX_OK;
+    }
+
+    len = 1 + n * sizeof(size_t) + said;
 
     text = ngx_pnalloc(r->pool, len);
     if (text == NULL) {
@@ -241,6 +389,11 @@ ngx_http_infer_cache_scope(ngx_http_request_t *r,
     }
 
     infer_hash(ngx_http_infer_cache_hash_key(ccf->cache), text, len, scope);
+
+    if (said == 0) {
+        ngx_memcpy(memo->anonymous, scope, sizeof(memo->anonymous));
+        memo->has_anonymous = 1;
+    }
 
     return NGX_OK;
 }
@@ -285,11 +438,11 @@ ngx_http_infer_cache_control(ngx_table_elt_t *h, char *directive)
 }
 
 
-/* The ident of a body that lies in memory; DECLINED for others. */
+/* The ident and key of a body that lies in memory; DECLINED for others. */
 
 static ngx_int_t
 ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
-    ngx_http_infer_loc_conf_t *ilcf)
+    ngx_http_infer_loc_conf_t *ilcf, ngx_chain_t *body)
 {
     off_t                         len;
     ngx_str_t                     system;
@@ -300,9 +453,7 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     len = 0;
     ngx_str_set(&system, "");
 
-    for (cl = r->request_body ? r->request_body->bufs : NULL; cl;
-         cl = cl->next)
-    {
+    for (cl = body; cl; cl = cl->next) {
         len += ngx_buf_size(cl->buf);
 
         if (cl->buf->in_file || len > NGX_HTTP_INFER_CACHE_BODY_MAX) {
@@ -317,6 +468,8 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     }
 
     ngx_memzero(&head, sizeof(head));
+    head.space = ctx->cache->space;
+    ngx_memcpy(head.names, ctx->model->names, sizeof(head.names));
     head.endpoint = ctx->endpoint;
     head.seed_set = (ilcf->sampling_set & NGX_HTTP_INFER_SET_SEED) ? 1 : 0;
     head.max_tokens = (uint32_t) ilcf->max_tokens;
@@ -326,7 +479,6 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     head.system_len = (uint32_t) system.len;
     head.sampled = (uint32_t) ilcf->cache.sampled;
     head.sampling = ilcf->sampling;
-    ngx_memcpy(head.names, ctx->model->names, sizeof(head.names));
 
     ident = &ctx->cache->body;
 
@@ -335,30 +487,39 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     infer_buf_put(ident, (char *) &head, sizeof(head));
     infer_buf_put(ident, (char *) system.data, system.len);
 
-    for (cl = r->request_body ? r->request_body->bufs : NULL; cl;
-         cl = cl->next)
-    {
+    for (cl = body; cl; cl = cl->next) {
         infer_buf_put(ident, (char *) cl->buf->pos,
                       cl->buf->last - cl->buf->pos);
     }
 
-    return infer_buf_rc(ident) == INFER_OK ? NGX_OK : NGX_ERROR;
+    if (infer_buf_rc(ident) != INFER_OK) {
+        return NGX_ERROR;
+    }
+
+    ngx_http_infer_cache_body_key(&ilcf->cache, &head, ident,
+                                  ctx->cache->body_key);
+
+    return NGX_OK;
 }
 
 
-static ngx_int_t
-ngx_http_infer_cache_page(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
-{
-    ngx_http_infer_cache_page_t  page;
+/* The head, which seldom changes, makes the key that the rest is hashed by. */
 
-    if (ngx_http_infer_cache_head(&page, g->value, g->value_len) != NGX_OK) {
-        return NGX_DECLINED;
+static void
+ngx_http_infer_cache_body_key(ngx_http_infer_cache_conf_t *ccf,
+    ngx_http_infer_cache_body_t *head, infer_buf_t *ident, u_char *key)
+{
+    ngx_http_infer_cache_memo_t  *memo;
+
+    memo = &ccf->memo;
+
+    if (!memo->has_key || ngx_memcmp(&memo->head, head, sizeof(*head)) != 0) {
+        infer_key(ccf->cache->shm->secret, INFER_KEY_BODY, &head->space,
+                  head, sizeof(*head), memo->key);
+        memo->head = *head;
+        memo->has_key = 1;
     }
 
-    infer_buf_free(&ctx->cache->body);
-    ngx_http_infer_cache_known(ctx, page.key);
-    ngx_http_infer_cache_status(ctx, "HIT");
-
-    return ngx_http_infer_cache_send(ctx, g->value, g->value_len,
-                                     g->age_ms + (uint64_t) page.age * 1000);
+    infer_hash(memo->key, ident->data + sizeof(*head),
+               ident->len - sizeof(*head), key);
 }

@@ -448,6 +448,7 @@ ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf)
      *     conf->scope = NULL;
      *     conf->tag = NULL;
      *     conf->purge = NULL;
+     *     conf->memo = { 0 };
      */
 
     conf->cache = NGX_CONF_UNSET_PTR;

@@ -318,6 +318,12 @@ ngx_http_infer_post(ngx_http_request_t *r, ngx_http_infer_loc_conf_t *ilcf,
 
     (void) atomic_fetch_add(&ctx->bus->bus.stats->requests, 1);
 
+    rc = ngx_http_infer_cache_lookup_early(r, ctx);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
+    }
+
     rc = ngx_http_read_client_request_body(r, ngx_http_infer_body_handler);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {

@@ -70,7 +70,6 @@ static ngx_int_t
 ngx_http_infer_start(ngx_http_request_t *r)
 {
     ngx_int_t                   rc;
-    ngx_pool_cleanup_t         *pcln;
     ngx_http_cleanup_t         *cln;
     ngx_http_infer_ctx_t       *ctx;
     ngx_http_infer_job_t       *job;
@@ -81,14 +80,9 @@ ngx_http_infer_start(ngx_http_request_t *r)
 
     ctx->done = 1;
 
-    pcln = ngx_pool_cleanup_add(r->pool, 0);
-    if (pcln == NULL) {
+    if (ngx_http_infer_own(ctx) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
-
-    pcln->handler = ngx_http_infer_free;
-    pcln->data = ctx;
-    ctx->freed = 1;
 
     cln = ngx_http_cleanup_add(r, 0);
     if (cln == NULL) {
@@ -615,7 +609,29 @@ ngx_http_infer_gone(ngx_http_infer_ctx_t *ctx)
 }
 
 
-/* The pool's cleanup. */
+/* From now on what the context has of malloc goes with the pool. */
+
+ngx_int_t
+ngx_http_infer_own(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_pool_cleanup_t  *cln;
+
+    if (ctx->freed) {
+        return NGX_OK;
+    }
+
+    cln = ngx_pool_cleanup_add(ctx->request->pool, 0);
+    if (cln == NULL) {
+        return NGX_ERROR;
+    }
+
+    cln->handler = ngx_http_infer_free;
+    cln->data = ctx;
+    ctx->freed = 1;
+
+    return NGX_OK;
+}
+
 
 static void
 ngx_http_infer_free(void *data)

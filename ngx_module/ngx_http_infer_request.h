@@ -118,6 +118,7 @@ void ngx_http_infer_body_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_proceed(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
 void ngx_http_infer_watch_client(ngx_http_request_t *r);
 void ngx_http_infer_gone(ngx_http_infer_ctx_t *ctx);
+ngx_int_t ngx_http_infer_own(ngx_http_infer_ctx_t *ctx);
 
 /* submit.c: whether a request may be generated; DECLINED: it may, else it is
  * answered. overload: an old answer from the cache, or a refusal */
@@ -209,8 +210,11 @@ ngx_int_t ngx_http_infer_stream_headers(ngx_http_request_t *r);
 ngx_table_elt_t *ngx_http_infer_header_in(ngx_http_request_t *r, char *name,
     size_t len);
 
-/* cache_body.c, cache.c: look up, DECLINED when there is nothing */
+/* cache_body.c, cache.c: look up, DECLINED when there is nothing; early is
+ * before the body is read */
 
+ngx_int_t ngx_http_infer_cache_lookup_early(ngx_http_request_t *r,
+    ngx_http_infer_ctx_t *ctx);
 ngx_int_t ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx);
 uint64_t ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache,

@@ -1,0 +1,116 @@
+#!/usr/bin/perl
+# 167-hit.t: a hit by body is answered before nginx reads the body, where that
+# has come with the headers: connections go on behind it, variables know it,
+# and other forms of a body are read as ever.
+use strict;
+use warnings;
+use lib 't/lib';
+use Test::More;
+use Time::HiRes qw(sleep);
+use Infer;
+
+my $t = Infer->new(
+    http => 'infer_cache_zone answers 2m;
+             log_format c "$infer_cache_status $request_length $request_body";
+             access_log logs/access.log c;',
+    location => 'infer m; infer_cache answers;',
+    server => 'location /file/ { infer m; infer_cache answers;
+                   client_body_in_file_only clean; }
+               location /small/ { infer m; infer_cache answers;
+                   client_max_body_size 16; }
+               location /pace/ { infer m; infer_cache answers;
+                   infer_cache_pace 100; }');
+$t->start;
+
+my $json = JSON::PP->new->canonical;
+my $body = $json->encode({ prompt => 'abc', max_tokens => 8, temperature => 0,
+                           ignore_eos => JSON::PP::true });
+
+sub ask {
+    my ($path, $text, @headers) = @_;
+    return join("\r\n", "POST $path HTTP/1.1", 'Host: localhost',
+                'Content-Length: ' . length $text, @headers, '', $text);
+}
+
+# the answer and what X-Infer-Cache said
+sub answer {
+    my ($c) = @_;
+    delete @$c{qw(status headers chunked left eof done)};
+    $c->{method} = 'POST';
+    my $r = $c->response;
+    return ($r, $r->{headers}{'x-infer-cache'} || '-');
+}
+
+sub text { return $_[0]{json} && $_[0]{json}{choices}[0]{text} }
+
+my ($first) = map { $t->post('/v1/completions', $body) } 1 .. 3;
+
+# ---- what follows a hit on its connection ----
+
+my $c = $t->client;
+$c->send_raw(ask('/v1/completions', $body) x 3
+             . "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
+for (1 .. 3) {
+    my ($r, $how) = answer($c);
+    is($how, 'HIT', "pipelined request $_");
+    is(text($r), text($first), 'its answer');
+}
+my ($r) = answer($c);
+is($r->{json}{object}, 'list', 'and what comes behind them');
+
+$c->send_raw(ask('/v1/completions', $body, 'Expect: 100-continue'));
+ok($c->fill(5) && $c->{in} =~ m{^HTTP/1.1 100 Continue\r\n\r\n},
+   'who expects 100 Continue gets it');
+($r, my $how) = answer($c);
+is("$how " . text($r), 'HIT ' . text($first), 'and the answer');
+
+my @half = (substr($body, 0, 20), substr($body, 20));
+my $whole = ask('/v1/completions', $body);
+$c->send_raw(substr $whole, 0, length($whole) - length $half[1]);
+sleep 0.1;
+$c->send_raw($half[1]);
+($r, $how) = answer($c);
+is("$how " . text($r), 'HIT ' . text($first), 'a body in two pieces');
+
+$c->send_raw("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+             . "Transfer-Encoding: chunked\r\n\r\n"
+             . join('', map { sprintf "%x\r\n%s\r\n", length, $_ } @half)
+             . "0\r\n\r\n");
+($r, $how) = answer($c);
+is("$how " . text($r), 'HIT ' . text($first), 'a chunked body');
+
+$c->send_raw(ask('/v1/completions', $body . ' ' x 3000));
+($r, $how) = answer($c);
+is("$how " . text($r), 'HIT ' . text($first), 'a longer body: by its tokens');
+$c->send_raw(ask('/v1/completions', $body . ' ' x 3000));
+($r, $how) = answer($c);
+is("$how " . text($r), 'HIT ' . text($first), 'and by its bytes');
+
+my $old = $t->client;
+$old->send_raw(ask('/v1/completions', $body, 'Connection: close'));
+($r, $how) = answer($old);
+is("$how " . text($r), 'HIT ' . text($first), 'the last of a connection');
+is($old->fill(5), 0, 'which is closed');
+
+# ---- what else looks at bodies ----
+
+for my $n (1, 2) {
+    $r = $t->post('/file/v1/completions', $body);
+    is(text($r), text($first), "a body that must lie in a file, $n");
+}
+is($t->post('/small/v1/completions', $body)->{status}, 413,
+   'a body that is too large');
+my $s = $t->stream('/pace/v1/completions', { %{ $json->decode($body) } });
+is($s->collect->{text}, text($first), 'a paced answer');
+
+# three that were pipelined, and the one in two pieces
+my $line = quotemeta 'HIT ' . length ask('/v1/completions', $body);
+my $logged = sub {
+    my @l = $t->log_text('access.log') =~ /^$line \S*max_tokens/mg;
+    return @l == 4;
+};
+ok($t->wait_for($logged, 5), '$request_body and $request_length of hits');
+
+$t->allow(qr/client intended to send too large body/);
+$t->finish;
+done_testing();
