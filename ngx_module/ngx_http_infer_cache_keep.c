@@ -98,6 +98,7 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
 
     ngx_memzero(&value, sizeof(infer_buf_t));
     fresh = (ngx_msec_t) -1;
+    stale = ngx_http_infer_cache_stale_ms(cc->conf);
 
     (void) infer_answer_begin(&value, (uint32_t) ctx->nchoices,
                               ctx->req->sampling.top_logprobs);
@@ -115,14 +116,12 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
     if (infer_answer_end(&value, usage) == INFER_OK) {
 
         if (landed) {
-            stale = ngx_http_infer_cache_stale_ms(cc->conf);
-
             (void) ngx_http_infer_cache_put(ctx, cc->log_key, &cc->ident,
                                             &value, fresh, stale);
         }
 
         if (second) {
-            ngx_http_infer_cache_redis_put(ctx, &value, fresh);
+            ngx_http_infer_cache_redis_put(ctx, &value, fresh, stale);
         }
     }
 

@@ -8,7 +8,8 @@
  *
  * A value is good when it opens under the secret, for this very request, and
  * was made under the epochs that Redis has now; what is written has those that
- * were read before its generation began.
+ * were read before its generation began, or, where nobody waits for Redis
+ * (requests that ask past the cache, refreshes of a hit), just after.
  */
 
 
@@ -25,6 +26,11 @@
 
 
 static ngx_int_t ngx_http_infer_l2_prepare(ngx_http_infer_ctx_t *ctx);
+static void ngx_http_infer_l2_names(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_l2_t *l2);
+static void ngx_http_infer_l2_begin(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_l2_t *l2);
+static void ngx_http_infer_l2_begin_done(ngx_http_infer_redis_job_t *rj);
 static ngx_int_t ngx_http_infer_l2_ask(ngx_http_infer_ctx_t *ctx);
 static void ngx_http_infer_l2_read_done(ngx_http_infer_redis_job_t *rj);
 static void ngx_http_infer_l2_count(ngx_http_infer_l2_job_t *job);
@@ -34,6 +40,8 @@ static ngx_int_t ngx_http_infer_l2_hit(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_l2_job_t *job);
 static void ngx_http_infer_l2_keep(ngx_http_infer_ctx_t *ctx,
     infer_store_get_t *g);
+static void ngx_http_infer_l2_old(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_l2_job_t *job);
 static ngx_int_t ngx_http_infer_l2_look(ngx_http_infer_ctx_t *ctx);
 static ngx_int_t ngx_http_infer_l2_wait(ngx_http_infer_ctx_t *ctx);
 static void ngx_http_infer_l2_end(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
@@ -84,11 +92,22 @@ ngx_http_infer_cache_redis_space(ngx_http_infer_ctx_t *ctx,
 ngx_int_t
 ngx_http_infer_cache_redis(ngx_http_infer_ctx_t *ctx)
 {
+    ngx_http_infer_l2_t         *l2;
     ngx_http_infer_cache_ctx_t  *cc;
 
     cc = ctx->cache;
 
-    if (cc == NULL || !cc->shared || !cc->lookup) {
+    if (cc == NULL || !cc->shared) {
+        return NGX_DECLINED;
+    }
+
+    if (!cc->lookup) {
+
+        if (cc->store) {
+            l2 = ngx_pcalloc(ctx->request->pool, sizeof(ngx_http_infer_l2_t));
+            ngx_http_infer_l2_begin(ctx, l2);
+        }
+
         return NGX_DECLINED;
     }
 
@@ -107,22 +126,43 @@ ngx_http_infer_l2_prepare(ngx_http_infer_ctx_t *ctx)
 {
     u_char                      random[16];
     ngx_http_infer_l2_t        *l2;
-    ngx_http_infer_cache_t     *cache;
-
-    cache = ctx->cache->conf->cache;
 
     l2 = ngx_pcalloc(ctx->request->pool, sizeof(ngx_http_infer_l2_t));
     if (l2 == NULL) {
         return NGX_ERROR;
     }
 
-    ctx->cache->l2 = l2;
-    l2->redis = ctx->cache->conf->redis;
+    ngx_http_infer_l2_names(ctx, l2);
+
     l2->pause = NGX_HTTP_INFER_L2_PAUSE;
 
     l2->timer.handler = ngx_http_infer_l2_timer;
     l2->timer.data = ctx;
     l2->timer.log = ctx->request->connection->log;
+
+    if (ctx->cache->conf->lock_ms) {
+        ngx_http_infer_random(random, sizeof(random));
+        *ngx_hex_dump((u_char *) l2->name.owner, random, sizeof(random))
+            = '\0';
+
+        l2->until_us = infer_now_us() + 1000ull * ctx->cache->conf->lock_ms;
+    }
+
+    return NGX_OK;
+}
+
+
+/* l2 becomes the request's. */
+
+static void
+ngx_http_infer_l2_names(ngx_http_infer_ctx_t *ctx, ngx_http_infer_l2_t *l2)
+{
+    ngx_http_infer_cache_t  *cache;
+
+    cache = ctx->cache->conf->cache;
+
+    ctx->cache->l2 = l2;
+    l2->redis = ctx->cache->conf->redis;
 
     ngx_http_infer_redis_name(l2->name.key, NGX_HTTP_INFER_REDIS_VALUE,
                               ctx->cache->log_key);
@@ -134,16 +174,79 @@ ngx_http_infer_l2_prepare(ngx_http_infer_ctx_t *ctx)
     if (ctx->cache->tag) {
         ngx_http_infer_redis_tag(cache, ctx->cache->tag, l2->name.tag);
     }
+}
 
-    if (ctx->cache->conf->lock_ms) {
-        ngx_http_infer_random(random, sizeof(random));
-        *ngx_hex_dump((u_char *) l2->name.owner, random, sizeof(random))
-            = '\0';
 
-        l2->until_us = infer_now_us() + 1000ull * ctx->cache->conf->lock_ms;
+/*
+ * An answer is going to be made that this tier was not asked for. Nobody waits
+ * for the epochs that it is made under: it may be complete before. l2: zeroed,
+ * or NULL.
+ */
+
+static void
+ngx_http_infer_l2_begin(ngx_http_infer_ctx_t *ctx, ngx_http_infer_l2_t *l2)
+{
+    ngx_http_infer_l2_job_t  *job;
+
+    if (l2 == NULL) {
+        return;
     }
 
-    return NGX_OK;
+    ngx_http_infer_l2_names(ctx, l2);
+
+    job = ngx_http_infer_redis_job(l2->redis, sizeof(ngx_http_infer_l2_job_t),
+                                   ngx_http_infer_l2_epochs,
+                                   ngx_http_infer_l2_begin_done);
+    if (job == NULL) {
+        return;
+    }
+
+    job->name = l2->name;
+    job->job.owner = l2;
+
+    if (ngx_http_infer_redis_post(&job->job) != NGX_OK) {
+        (void) atomic_fetch_add(&l2->redis->shm->errors, 1);
+        ngx_free(job);
+        return;
+    }
+
+    l2->job = job;
+}
+
+
+static void
+ngx_http_infer_l2_begin_done(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    ngx_http_infer_l2_t      *l2;
+    ngx_http_infer_l2_job_t  *next;
+
+    l2 = rj->owner;
+    next = job->next;
+
+    if (rj->rc != INFER_OK) {
+        (void) atomic_fetch_add(&rj->redis->shm->errors, 1);
+
+        if (next) {
+            (void) atomic_fetch_add(&rj->redis->shm->dropped, 1);
+            ngx_http_infer_l2_free(&next->job);
+        }
+
+    } else if (next) {
+        next->epoch[0] = job->epoch[0];
+        next->epoch[1] = job->epoch[1];
+        (void) ngx_http_infer_l2_post_write(next);
+    }
+
+    if (l2) {
+        l2->job = NULL;
+        l2->epoch[0] = job->epoch[0];
+        l2->epoch[1] = job->epoch[1];
+        l2->known = (rj->rc == INFER_OK);
+    }
+
+    ngx_http_infer_l2_free(rj);
 }
 
 
@@ -284,6 +387,9 @@ ngx_http_infer_l2_answer(ngx_http_infer_ctx_t *ctx,
         if (rc != NGX_DECLINED) {
             return rc;
         }
+
+    } else if (job->found == NGX_HTTP_INFER_L2_OLD) {
+        ngx_http_infer_l2_old(ctx, job);
     }
 
     rc = ngx_http_infer_l2_look(ctx);
@@ -384,6 +490,38 @@ ngx_http_infer_l2_keep(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
     {
         (void) infer_store_remove(store, cc->log_key);
         cc->store = 0;
+    }
+}
+
+
+/* It may stand in, as one of the first tier, unless that has a later one. */
+
+static void
+ngx_http_infer_l2_old(ngx_http_infer_ctx_t *ctx, ngx_http_infer_l2_job_t *job)
+{
+    uint64_t                     now;
+    infer_sealed_t              *s;
+    infer_store_get_t            g;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+    s = &job->sealed;
+    now = ngx_http_infer_redis_wall_us() / 1000;
+
+    ngx_memzero(&g, sizeof(infer_store_get_t));
+    g.value_len = s->value_len;
+    g.age_ms = now > s->created_ms ? now - s->created_ms : 0;
+    g.stale = 1;
+
+    if (ngx_http_infer_cache_older(cc, g.age_ms)) {
+        return;
+    }
+
+    g.value = ngx_palloc(ctx->request->pool, s->value_len);
+
+    if (g.value) {
+        ngx_memcpy(g.value, s->value, s->value_len);
+        ngx_http_infer_cache_expired(ctx, cc->log_key, &g);
     }
 }
 
@@ -491,7 +629,7 @@ ngx_http_infer_l2_timer(ngx_event_t *ev)
 }
 
 
-/* A refresh goes on with what its client has read, so that it is written. */
+/* A refresh goes on with what its client has read, or reads it now. */
 
 void
 ngx_http_infer_cache_redis_inherit(ngx_http_infer_ctx_t *ctx,
@@ -501,7 +639,7 @@ ngx_http_infer_cache_redis_inherit(ngx_http_infer_ctx_t *ctx,
 
     from = client->cache->l2;
 
-    if (from == NULL || !from->known) {
+    if (!client->cache->shared) {
         return;
     }
 
@@ -510,12 +648,18 @@ ngx_http_infer_cache_redis_inherit(ngx_http_infer_ctx_t *ctx,
         return;
     }
 
+    l2->own = 1;
+
+    if (from == NULL || !from->known) {
+        ngx_http_infer_l2_begin(ctx, l2);
+        return;
+    }
+
     l2->redis = from->redis;
     l2->name = from->name;
     l2->epoch[0] = from->epoch[0];
     l2->epoch[1] = from->epoch[1];
     l2->known = 1;
-    l2->own = 1;
 
     ctx->cache->l2 = l2;
 }

@@ -19,6 +19,7 @@
 typedef enum {
     NGX_HTTP_INFER_L2_MISS = 0,
     NGX_HTTP_INFER_L2_HIT,
+    NGX_HTTP_INFER_L2_OLD,                      /* past its time, of use */
     NGX_HTTP_INFER_L2_FOREIGN,
     NGX_HTTP_INFER_L2_OUTDATED
 } ngx_http_infer_l2_found_e;
@@ -33,8 +34,12 @@ typedef struct {
 } ngx_http_infer_l2_names_t;
 
 
-typedef struct {
+typedef struct ngx_http_infer_l2_job_s  ngx_http_infer_l2_job_t;
+
+
+struct ngx_http_infer_l2_job_s {
     ngx_http_infer_redis_job_t   job;
+    ngx_http_infer_l2_job_t     *next;          /* to be posted when done */
     ngx_http_infer_l2_names_t    name;
     infer_buf_t                  ident;
     uint64_t                     epoch[2];      /* of the tag, of all */
@@ -46,10 +51,11 @@ typedef struct {
 
     infer_buf_t                  value;         /* to be written */
     uint64_t                     fresh_ms;
+    uint64_t                     stale_ms;
     unsigned                     lock:1;        /* wanted */
     unsigned                     locked:1;
     unsigned                     renew:1;
-} ngx_http_infer_l2_job_t;
+};
 
 
 /* of a request, in its pool */
@@ -74,13 +80,18 @@ struct ngx_http_infer_l2_s {
 
 ngx_int_t ngx_http_infer_l2_post(ngx_http_infer_l2_job_t *job);
 
-/* in a thread */
+/* in a thread; epochs: of a job whose name alone is given */
 
 void ngx_http_infer_l2_read(ngx_http_infer_redis_job_t *rj);
+void ngx_http_infer_l2_epochs(ngx_http_infer_redis_job_t *rj);
 
 /* done() of jobs that nobody waits for */
 
 void ngx_http_infer_l2_free(ngx_http_infer_redis_job_t *rj);
+
+/* a job that writes is under way, or BUSY, and freed */
+
+ngx_int_t ngx_http_infer_l2_post_write(ngx_http_infer_l2_job_t *job);
 
 /* the lock: kept for a while, by the timer; given back; OK: a job does it */
 

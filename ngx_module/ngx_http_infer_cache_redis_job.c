@@ -211,14 +211,46 @@ ngx_http_infer_l2_open(ngx_http_infer_l2_job_t *job, size_t len)
 
     if (s->epoch[0] != job->epoch[0] || s->epoch[1] != job->epoch[1]
         || s->created_ms > now + NGX_HTTP_INFER_L2_SKEW
-        || s->created_ms + s->fresh_ms <= now)
+        || s->created_ms + s->fresh_ms + s->stale_ms <= now)
     {
         ngx_http_infer_l2_drop(job);
         job->found = NGX_HTTP_INFER_L2_OUTDATED;
         return;
     }
 
-    job->found = NGX_HTTP_INFER_L2_HIT;
+    job->found = (s->created_ms + s->fresh_ms > now) ? NGX_HTTP_INFER_L2_HIT
+                                                     : NGX_HTTP_INFER_L2_OLD;
+}
+
+
+/* What an answer that is being made was made under. */
+
+void
+ngx_http_infer_l2_epochs(ngx_http_infer_redis_job_t *rj)
+{
+    ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
+
+    int              rc;
+    void            *value;
+    size_t           len;
+    const char      *counter[2];
+    infer_redis_t   *client;
+
+    client = rj->redis->client;
+
+    counter[0] = job->name.tag[0] ? job->name.tag : NULL;
+    counter[1] = job->name.all;
+    value = NULL;
+
+    rc = infer_redis_get(client, job->name.all, counter, &value, &len,
+                         job->epoch);
+    free(value);
+
+    if (rc == INFER_OK || rc == INFER_AGAIN) {
+        rc = ngx_http_infer_redis_begin(client, counter, job->epoch);
+    }
+
+    rj->rc = rc;
 }
 
 
@@ -236,6 +268,7 @@ ngx_http_infer_l2_lock(ngx_http_infer_l2_job_t *job)
                           NGX_HTTP_INFER_L2_LOCK);
 
     if (rc == INFER_OK) {
+        ngx_http_infer_l2_drop(job);
         ngx_http_infer_l2_get(job);
 
         if (job->job.rc == INFER_OK && job->found != NGX_HTTP_INFER_L2_HIT) {
@@ -348,15 +381,19 @@ ngx_http_infer_cache_redis_due(ngx_http_infer_ctx_t *ctx, ngx_uint_t landed)
 
     l2 = ctx->cache->l2;
 
-    return l2 && l2->known && (landed || !ctx->choices[0].joined);
+    return l2 && (l2->known || l2->job)
+           && (landed || !ctx->choices[0].joined);
 }
 
 
-/* Takes the value. Nobody waits: when too many are under way, it is not. */
+/*
+ * Takes the value; the epochs that it was made under may still be on their
+ * way here.
+ */
 
 void
 ngx_http_infer_cache_redis_put(ngx_http_infer_ctx_t *ctx, infer_buf_t *value,
-    ngx_msec_t fresh)
+    ngx_msec_t fresh, ngx_msec_t stale)
 {
     ngx_http_infer_l2_t      *l2;
     ngx_http_infer_l2_job_t  *job;
@@ -381,21 +418,39 @@ ngx_http_infer_cache_redis_put(ngx_http_infer_ctx_t *ctx, infer_buf_t *value,
     job->epoch[1] = l2->epoch[1];
     job->value = *value;
     job->fresh_ms = fresh;
+    job->stale_ms = stale;
     job->locked = l2->locked;
-
-    if (ngx_http_infer_redis_post(&job->job) != NGX_OK) {
-        (void) atomic_fetch_add(&l2->redis->shm->dropped, 1);
-        ngx_free(job);
-        return;
-    }
 
     ngx_memzero(value, sizeof(infer_buf_t));
     ngx_memzero(&ctx->cache->ident, sizeof(infer_buf_t));
 
-    /* the job gives it back, after it has written */
+    if (!l2->known) {
+        l2->job->next = job;
+        return;
+    }
 
-    l2->locked = 0;
-    ngx_http_infer_l2_unlock(l2);
+    if (ngx_http_infer_l2_post_write(job) == NGX_OK) {
+
+        /* the job gives it back, after it has written */
+
+        l2->locked = 0;
+        ngx_http_infer_l2_unlock(l2);
+    }
+}
+
+
+/* Nobody waits: when too many are under way, it is not. */
+
+ngx_int_t
+ngx_http_infer_l2_post_write(ngx_http_infer_l2_job_t *job)
+{
+    if (ngx_http_infer_redis_post(&job->job) != NGX_OK) {
+        (void) atomic_fetch_add(&job->job.redis->shm->dropped, 1);
+        ngx_http_infer_l2_free(&job->job);
+        return NGX_BUSY;
+    }
+
+    return NGX_OK;
 }
 
 
@@ -406,6 +461,7 @@ ngx_http_infer_l2_write(ngx_http_infer_redis_job_t *rj)
 {
     ngx_http_infer_l2_job_t *job = (ngx_http_infer_l2_job_t *) rj;
 
+    uint64_t        ttl;
     infer_buf_t     out;
     infer_sealed_t  s;
 
@@ -415,6 +471,7 @@ ngx_http_infer_l2_write(ngx_http_infer_redis_job_t *rj)
     s.key = job->name.key;
     s.created_ms = ngx_http_infer_redis_wall_us() / 1000;
     s.fresh_ms = job->fresh_ms;
+    s.stale_ms = job->stale_ms;
     s.epoch[0] = job->epoch[0];
     s.epoch[1] = job->epoch[1];
     s.ident = job->ident.data;
@@ -425,8 +482,9 @@ ngx_http_infer_l2_write(ngx_http_infer_redis_job_t *rj)
     rj->rc = infer_seal(&out, rj->redis->secret, &s, (int) rj->redis->level);
 
     if (rj->rc == INFER_OK) {
+        ttl = ngx_min(job->fresh_ms + job->stale_ms, INFER_REDIS_MAX_TTL_MS);
         rj->rc = infer_redis_set(rj->redis->client, job->name.key, out.data,
-                                 out.len, job->fresh_ms);
+                                 out.len, ttl);
     }
 
     infer_buf_free(&out);

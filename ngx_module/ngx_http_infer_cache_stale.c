@@ -26,12 +26,25 @@ ngx_http_infer_cache_expired(ngx_http_infer_ctx_t *ctx, u_char *key,
     cc->expired = 1;
     ngx_http_infer_cache_status(ctx, "EXPIRED");
 
+    if (ngx_http_infer_cache_older(cc, g->age_ms)) {
+        return;
+    }
+
     if (cc->conf->use_stale & NGX_HTTP_INFER_STALE_ALL) {
         cc->old = g->value;
         cc->old_len = g->value_len;
         cc->old_age_ms = g->age_ms;
         cc->old_page = (key == cc->body_key);
     }
+}
+
+
+/* 1: there are logs already that are no older. */
+
+ngx_uint_t
+ngx_http_infer_cache_older(ngx_http_infer_cache_ctx_t *cc, uint64_t age_ms)
+{
+    return cc->old && !cc->old_page && cc->old_age_ms <= age_ms;
 }
 
 

@@ -225,6 +225,7 @@ ngx_http_infer_refresh_new(ngx_http_infer_ctx_t *client)
 
     cc->conf = client->cache->conf;
     cc->tag = client->cache->tag;
+    cc->shared = client->cache->shared;
     cc->store = 1;
     ngx_memcpy(cc->log_key, client->cache->log_key, sizeof(cc->log_key));
 

@@ -249,6 +249,8 @@ void ngx_http_infer_cache_expired(ngx_http_infer_ctx_t *ctx, u_char *key,
     infer_store_get_t *g);
 ngx_int_t ngx_http_infer_cache_stale(ngx_http_infer_ctx_t *ctx,
     ngx_uint_t causes, const char *why);
+ngx_uint_t ngx_http_infer_cache_older(ngx_http_infer_cache_ctx_t *cc,
+    uint64_t age_ms);
 ngx_msec_t ngx_http_infer_cache_stale_ms(ngx_http_infer_cache_conf_t *ccf);
 
 /* cache_join.c: DONE: it reads along with another's generation */
@@ -271,7 +273,7 @@ ngx_int_t ngx_http_infer_cache_redis(ngx_http_infer_ctx_t *ctx);
 ngx_uint_t ngx_http_infer_cache_redis_due(ngx_http_infer_ctx_t *ctx,
     ngx_uint_t landed);
 void ngx_http_infer_cache_redis_put(ngx_http_infer_ctx_t *ctx,
-    infer_buf_t *value, ngx_msec_t fresh);
+    infer_buf_t *value, ngx_msec_t fresh, ngx_msec_t stale);
 void ngx_http_infer_cache_redis_inherit(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_ctx_t *client);
 void ngx_http_infer_cache_redis_forget(ngx_http_infer_ctx_t *ctx);

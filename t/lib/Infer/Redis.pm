@@ -83,7 +83,7 @@ sub cli {
     my $text = <$out>;
     close $out;
     $text = '' unless defined $text;
-    chomp $text;
+    $text =~ s/\n\z//;
     return $text;
 }
 
