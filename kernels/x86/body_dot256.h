@@ -7,10 +7,10 @@
  * tile     16 outputs x 1..4 rows; all three panels of a block before the
  *          next one, so that a stripe is read once, in order. f32 sums of
  *          more than one row live in L1, registers hold the integer sums
- * math     vpdpbusd, or else maddubs summed in 16 bits and widened once a
- *          block: nibbles 8 * 2 * 15 * 127 = 30,480; bytes against
- *          activations split in x = 16 h + l, |h|, |l| <= 8: 8 * 2 * 255 *
- *          8 = 32,640
+ * math     vpdpbusd, or else maddubs of nibbles summed in 16 bits and
+ *          widened once a block, 8 * 2 * 15 * 127 = 30,480; bytes as even
+ *          and odd ones in 16 bits, madd: two products a weight, but sums
+ *          of 32 bits at once
  * traffic  kern_linear_cost(); weights once per tile of rows, from L2
  */
 
@@ -154,84 +154,70 @@ tile_widen(__m256i (*s)[TILE_ROWS], __m256i (*a)[TILE_ROWS], __m256i m,
     }
 }
 
-/* The same of bytes for rows r0 .. r0 + rows - 1, two at most; q has their
- * low parts, and TILE_ROWS further the high parts. */
+/* s[half][row] += words w0, w1 of 16 bits times those of x, in pairs. */
 TILE_INLINE void
-tile_bytes(__m256i (*s)[TILE_ROWS], const int r0, const uint8_t *w,
-    const int8_t *q, const int rows)
+tile_words(__m256i (*s)[TILE_ROWS], __m256i w0, __m256i w1, const int8_t *q,
+    const int rows)
 {
-    __m256i  l[2][TILE_ROWS], h[2][TILE_ROWS], w0, w1;
-    __m256i  one = _mm256_set1_epi16(1), hi = _mm256_set1_epi16(16);
-    int      i, r, p;
+    __m256i  x;
+    int      r;
 
-#pragma GCC unroll 8
-    for (i = 0; i < 8; i++, q += 4) {
-        w0 = tile_w(w + i * 64);
-        w1 = tile_w(w + i * 64 + 32);
-        tile_pairs(l, w0, w1, q, CPU_BLOCK, rows, i == 0);
-        tile_pairs(h, w0, w1, q + TILE_ROWS * CPU_BLOCK, CPU_BLOCK, rows,
-                   i == 0);
-    }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (r = 0; r < rows; r++) {
-#pragma GCC unroll 2
-        for (p = 0; p < 2; p++) {
-            w0 = _mm256_madd_epi16(l[p][r], one);
-            w1 = _mm256_madd_epi16(h[p][r], hi);
-            s[p][r0 + r] = _mm256_add_epi32(s[p][r0 + r],
-                                            _mm256_add_epi32(w0, w1));
-        }
+        x = tile_x(q + r * CPU_BLOCK);
+        s[0][r] = _mm256_add_epi32(s[0][r], _mm256_madd_epi16(w0, x));
+        TILE_PIN(s[0][r]);
+        s[1][r] = _mm256_add_epi32(s[1][r], _mm256_madd_epi16(w1, x));
+        TILE_PIN(s[1][r]);
     }
 }
 
-/* One block of a panel: 32-bit sums s[half][row]. bits 8: q has the low
- * parts of the rows' values and then the high parts. */
+/* One block of a panel: 32-bit sums s[half][row]. bits 8: q has the rows'
+ * values as tile_split() leaves them. */
 TILE_INLINE void
 tile_block(__m256i (*s)[TILE_ROWS], const uint8_t *w, const int8_t *q,
     size_t step, const int rows, const int bits)
 {
-    const __m256i  low = _mm256_set1_epi8(15);
+    const __m256i  low = _mm256_set1_epi8(15), even = _mm256_set1_epi16(255);
     __m256i        a[2][TILE_ROWS], w0, w1;
     int            i;
 
-    if (bits == 4) {
-#pragma GCC unroll 4
-        for (i = 0; i < 4; i++) {
-            w0 = _mm256_and_si256(tile_w(w + i * 64), low);
-            w1 = _mm256_and_si256(tile_w(w + i * 64 + 32), low);
-            tile_pairs(a, w0, w1, q + i * 4, step, rows, i == 0);
-            w0 = _mm256_srli_epi16(tile_w(w + i * 64), 4);
-            w1 = _mm256_srli_epi16(tile_w(w + i * 64 + 32), 4);
-            w0 = _mm256_and_si256(w0, low);
-            w1 = _mm256_and_si256(w1, low);
-            tile_pairs(a, w0, w1, q + 16 + i * 4, step, rows, 0);
+    if (bits == 8) {
+#pragma GCC unroll 8
+        for (i = 0; i < 8; i++, q += 4) {
+            w0 = tile_w(w + i * 64);
+            w1 = tile_w(w + i * 64 + 32);
+            tile_words(s, _mm256_and_si256(w0, even),
+                       _mm256_and_si256(w1, even), q, rows);
+            tile_words(s, _mm256_srli_epi16(w0, 8), _mm256_srli_epi16(w1, 8),
+                       q + TILE_ROWS * CPU_BLOCK, rows);
         }
-        tile_widen(s, a, _mm256_set1_epi16(1), rows);
         return;
     }
 
-    tile_bytes(s, 0, w, q, rows < 2 ? rows : 2);
-    if (rows > 2) {
-        TILE_PIN_PTR(q);
-        TILE_PIN_PTR(w);
-        tile_bytes(s, 2, w, q + 2 * CPU_BLOCK, rows - 2);
+#pragma GCC unroll 4
+    for (i = 0; i < 4; i++) {
+        w0 = _mm256_and_si256(tile_w(w + i * 64), low);
+        w1 = _mm256_and_si256(tile_w(w + i * 64 + 32), low);
+        tile_pairs(a, w0, w1, q + i * 4, step, rows, i == 0);
+        w0 = _mm256_srli_epi16(tile_w(w + i * 64), 4);
+        w1 = _mm256_srli_epi16(tile_w(w + i * 64 + 32), 4);
+        w0 = _mm256_and_si256(w0, low);
+        w1 = _mm256_and_si256(w1, low);
+        tile_pairs(a, w0, w1, q + 16 + i * 4, step, rows, 0);
     }
+    tile_widen(s, a, _mm256_set1_epi16(1), rows);
 }
 
-/* x = 16 h + l with l in -8 .. 7 and h in -8 .. 8, for 32 values. */
+/* Even and odd ones of 32 values, in 16 bits. */
 TILE_INLINE void
-tile_split(int8_t *l, int8_t *h, const int8_t *q)
+tile_split(int8_t *even, int8_t *odd, const int8_t *q)
 {
-    const __m256i  low = _mm256_set1_epi8(15), eight = _mm256_set1_epi8(8);
-    __m256i        x = tile_w((const uint8_t *) q), a, b;
+    __m256i  x = tile_w((const uint8_t *) q);
 
-    a = _mm256_xor_si256(_mm256_and_si256(x, low), eight);
-    a = _mm256_sub_epi8(a, eight);
-    b = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
-    b = _mm256_sub_epi8(_mm256_xor_si256(b, eight), eight);
-    b = _mm256_sub_epi8(b, _mm256_cmpgt_epi8(_mm256_setzero_si256(), a));
-    _mm256_store_si256((__m256i *) l, a);
-    _mm256_store_si256((__m256i *) h, b);
+    _mm256_store_si256((__m256i *) even,
+                       _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+    _mm256_store_si256((__m256i *) odd, _mm256_srai_epi16(x, 8));
 }
 
 #endif
