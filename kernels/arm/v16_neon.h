@@ -15,6 +15,7 @@
 #define V16_QK_ROWS  2
 #define V16_PV_ROWS  4
 #define V16_PV_COLS  1
+#define V16_AHEAD    0
 
 typedef struct { float32x4_t v[4]; } v16_t;
 typedef struct { uint32x4_t v[4]; } v16i_t;

@@ -25,20 +25,48 @@ attn_value(const int type, const uint8_t *p, size_t at, v16_t scale)
     return v16_mul(v16_from_i8((const int8_t *) p + at), scale);
 }
 
+/* Bytes of 32 values. */
+V16_INLINE uint32_t
+attn_line(const int type)
+{
+    return type == KERN_KV_Q8 ? 32 : 64;
+}
+
+/* A piece of what comes next, on its way to L2 while something else is
+ * computed: pages lie far apart, so the hardware sees no stream, and many
+ * lines at once would keep the core's own loads waiting. */
+V16_INLINE void
+attn_ahead(const uint8_t *next, size_t at)
+{
+#if V16_AHEAD
+    __builtin_prefetch(next + at, 0, 2);
+#else
+    (void) next;
+    (void) at;
+#endif
+}
+
 #if V16_QK_ROWS == 3
 
 /* Scores of three queries against 16 keys of a page from `at` on: all of
- * its accumulators fit, so that a value is converted once for three. */
+ * its accumulators fit, so that a value is converted once for three. Half
+ * of `next` is fetched. */
 V16_INLINE void
 attn_scores_16(const float *const *q, float *s, const uint8_t *k,
-    const uint16_t *ks, uint32_t head_dim, const int type, const int at)
+    const uint16_t *ks, uint32_t head_dim, const int type, const int at,
+    const uint8_t *next)
 {
     v16_t     acc[3], v, scale = v16_set1(1.0f);
     uint32_t  d;
     int       r;
 
     acc[0] = acc[1] = acc[2] = v16_set1(0.0f);
+    next += at != 0 ? head_dim / 2 * attn_line(type) : 0;
+#pragma GCC unroll 2
     for (d = 0; d < head_dim; d++) {
+        if (d % 2 == 0) {
+            attn_ahead(next, d / 2 * attn_line(type));
+        }
         if (type == KERN_KV_Q8 && d % CPU_BLOCK == 0) {
             scale = v16_from_f16(ks + d + at);
         }
@@ -57,10 +85,12 @@ attn_scores_16(const float *const *q, float *s, const uint8_t *k,
 #endif
 
 /* Scores of `rows` queries against the 32 keys of one page; ks: scales of
- * q8, one for each block of 32 values and key. */
+ * q8, one for each block of 32 values and key. As much is fetched from
+ * `next` as the keys are. */
 V16_INLINE void
 attn_scores(const float *const *q, float *s, const uint8_t *k,
-    const uint16_t *ks, uint32_t head_dim, const int type, const int rows)
+    const uint16_t *ks, uint32_t head_dim, const int type, const int rows,
+    const uint8_t *next)
 {
     v16_t     acc[V16_QK_ROWS][2], k0, k1, x, s0, s1;
     uint32_t  d;
@@ -72,6 +102,7 @@ attn_scores(const float *const *q, float *s, const uint8_t *k,
     }
     s0 = s1 = v16_set1(1.0f);
     for (d = 0; d < head_dim; d++) {
+        attn_ahead(next, d * attn_line(type));
         if (type == KERN_KV_Q8 && d % CPU_BLOCK == 0) {
             s0 = v16_from_f16(ks + d);
             s1 = v16_from_f16(ks + d + 16);
@@ -96,6 +127,7 @@ attn_scores(const float *const *q, float *s, const uint8_t *k,
  * block of 32 columns. */
 typedef struct {
     const uint8_t  *values;
+    const uint8_t  *next;      /* is fetched by the first queries */
     uint32_t        v_dim;
     float           scale[ATTN_MAX_BLOCKS * KERN_PAGE_TOKENS];
 } attn_v_t;
@@ -104,7 +136,8 @@ typedef struct {
  * outputs. */
 V16_INLINE void
 attn_outputs(float *o, const float *p, const attn_v_t *v, uint32_t d0,
-    uint32_t i0, uint32_t n, const int type, const int rows, const int cols)
+    uint32_t i0, uint32_t n, const int type, const int rows, const int cols,
+    const uint8_t *next)
 {
     const float  *vs = v->scale + d0 / CPU_BLOCK * KERN_PAGE_TOKENS + i0;
     size_t        v_dim = v->v_dim, at = i0 * v_dim + d0;
@@ -119,7 +152,13 @@ attn_outputs(float *o, const float *p, const attn_v_t *v, uint32_t d0,
             acc[r][c] = v16_load(o + (size_t) r * v_dim + c * 16);
         }
     }
+#if V16_AHEAD
+#pragma GCC unroll 2
+#endif
     for (i = 0; i < n; i++, at += v_dim) {
+        if (i % 2 == 0) {
+            attn_ahead(next, (d0 + i / 2) * attn_line(type));
+        }
 #pragma GCC unroll 4
         for (c = 0; c < cols; c++) {
             x = type == KERN_KV_Q8
@@ -146,52 +185,55 @@ attn_outputs(float *o, const float *p, const attn_v_t *v, uint32_t d0,
 
 V16_INLINE void
 attn_scores_n(const float *const *q, float *s, const uint8_t *k,
-    const uint16_t *ks, uint32_t hd, const int type, uint32_t nq)
+    const uint16_t *ks, uint32_t hd, const int type, uint32_t nq,
+    const uint8_t *next)
 {
     int  n = 0;
 
 #if V16_QK_ROWS >= 12
     for ( /* void */ ; nq >= 12; nq -= n, q += n, s += n * CPU_CHUNK) {
         n = 12;
-        attn_scores(q, s, k, ks, hd, type, 12);
+        attn_scores(q, s, k, ks, hd, type, 12, next);
     }
     for ( /* void */ ; nq >= 6; nq -= n, q += n, s += n * CPU_CHUNK) {
         n = 6;
-        attn_scores(q, s, k, ks, hd, type, 6);
+        attn_scores(q, s, k, ks, hd, type, 6, next);
     }
     for ( /* void */ ; nq >= 3; nq -= n, q += n, s += n * CPU_CHUNK) {
         n = 3;
-        attn_scores(q, s, k, ks, hd, type, 3);
+        attn_scores(q, s, k, ks, hd, type, 3, next);
     }
 #elif V16_QK_ROWS == 3
     for ( /* void */ ; nq >= 3; nq -= n, q += n, s += n * CPU_CHUNK) {
         n = 3;
-        attn_scores_16(q, s, k, ks, hd, type, 0);
-        attn_scores_16(q, s, k, ks, hd, type, 16);
+        attn_scores_16(q, s, k, ks, hd, type, 0, next);
+        attn_scores_16(q, s, k, ks, hd, type, 16, next);
+        next = k;
     }
 #endif
     for ( /* void */ ; nq >= 2; nq -= n, q += n, s += n * CPU_CHUNK) {
         n = 2;
-        attn_scores(q, s, k, ks, hd, type, 2);
+        attn_scores(q, s, k, ks, hd, type, 2, next);
+        next = k;
     }
     if (nq == 1) {
-        attn_scores(q, s, k, ks, hd, type, 1);
+        attn_scores(q, s, k, ks, hd, type, 1, next);
     }
 }
 
 V16_INLINE void
 attn_outputs_cols(float *o, const float *p, const attn_v_t *v, uint32_t i0,
-    uint32_t n, const int type, const int rows)
+    uint32_t n, const int type, const int rows, const uint8_t *next)
 {
     uint32_t  d = 0;
 
 #if V16_PV_COLS >= 4
     for ( /* void */ ; d + 64 <= v->v_dim; d += 64) {
-        attn_outputs(o + d, p, v, d, i0, n, type, rows, 4);
+        attn_outputs(o + d, p, v, d, i0, n, type, rows, 4, next);
     }
 #endif
     for ( /* void */ ; d < v->v_dim; d += 16) {
-        attn_outputs(o + d, p, v, d, i0, n, type, rows, 1);
+        attn_outputs(o + d, p, v, d, i0, n, type, rows, 1, next);
     }
 }
 
@@ -199,18 +241,23 @@ V16_INLINE void
 attn_outputs_n(float *o, const float *p, const attn_v_t *v, uint32_t i0,
     uint32_t n, const int type, uint32_t nq)
 {
+    const uint8_t  *next = v->next;
+
 #if V16_PV_ROWS >= 6
     for ( /* void */ ; nq >= 6; nq -= 6, p += 6 * CPU_CHUNK) {
-        attn_outputs_cols(o, p, v, i0, n, type, 6);
+        attn_outputs_cols(o, p, v, i0, n, type, 6, next);
+        next = v->values;
         o += 6 * (size_t) v->v_dim;
     }
 #endif
     for ( /* void */ ; nq >= 3; nq -= 3, p += 3 * CPU_CHUNK) {
-        attn_outputs_cols(o, p, v, i0, n, type, 3);
+        attn_outputs_cols(o, p, v, i0, n, type, 3, next);
+        next = v->values;
         o += 3 * (size_t) v->v_dim;
     }
     for ( /* void */ ; nq > 0; nq--, p += CPU_CHUNK) {
-        attn_outputs_cols(o, p, v, i0, n, type, 1);
+        attn_outputs_cols(o, p, v, i0, n, type, 1, next);
+        next = v->values;
         o += v->v_dim;
     }
 }
@@ -220,20 +267,21 @@ static void
 attn_page_scores(const cpu_attn_t *a, uint32_t first, float *s,
     const uint8_t *page)
 {
+    const uint8_t      *next = page + cpu_kv_v_at(a->kv_type, a->head_dim);
     const float *const *q = a->q + first;
     const uint16_t     *ks = NULL;
     uint32_t            nq = a->nq - first;
 
     switch (a->kv_type) {
     case KERN_KV_F16:
-        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_F16, nq);
+        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_F16, nq, next);
         break;
     case KERN_KV_BF16:
-        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_BF16, nq);
+        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_BF16, nq, next);
         break;
     default:
         ks = (const uint16_t *) (page + cpu_kv_ks_at(a->head_dim, a->v_dim));
-        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_Q8, nq);
+        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_Q8, nq, next);
     }
 }
 
@@ -260,7 +308,7 @@ attn_v(const cpu_attn_t *a, const uint8_t *page, attn_v_t *v)
     uint32_t         i, n = cpu_kv_blocks(a->head_dim) * KERN_PAGE_TOKENS;
     const uint16_t  *vs;
 
-    v->values = page + cpu_kv_v_at(a->kv_type, a->head_dim);
+    v->values = v->next = page + cpu_kv_v_at(a->kv_type, a->head_dim);
     v->v_dim = a->v_dim;
     if (a->kv_type == KERN_KV_Q8) {
         vs = (const uint16_t *) (page + cpu_kv_vs_at(a->head_dim, a->v_dim));
@@ -299,8 +347,7 @@ attn_page(const cpu_attn_t *a, uint32_t pos)
     return a->kv + a->pages[pos / KERN_PAGE_TOKENS] * a->page_bytes;
 }
 
-/* Bytes from .. to - 1 of a page's head on their way to L2. Pages lie far
- * apart, so the hardware does not see a stream. */
+/* Bytes from .. to - 1 of a page's head on their way to L2. */
 V16_INLINE void
 attn_fetch(const cpu_attn_t *a, uint32_t pos, size_t from, size_t to)
 {
@@ -308,6 +355,22 @@ attn_fetch(const cpu_attn_t *a, uint32_t pos, size_t from, size_t to)
 
     for ( /* void */ ; from < to; from += 64) {
         __builtin_prefetch(p + from, 0, 2);
+    }
+}
+
+/* The keys at pos, the first of a page, come after the values v. */
+V16_INLINE void
+attn_next(const cpu_attn_t *a, uint32_t pos, attn_v_t *v)
+{
+    if (!V16_AHEAD && a->nq < ATTN_FETCH_ROWS) {
+        attn_fetch(a, pos, 0, cpu_kv_v_at(a->kv_type, a->head_dim));
+    }
+    if (V16_AHEAD) {
+        v->next = attn_page(a, pos);
+    }
+    if (V16_AHEAD && a->kv_type == KERN_KV_Q8) {
+        attn_fetch(a, pos, cpu_kv_ks_at(a->head_dim, a->v_dim),
+                   cpu_kv_head_bytes(a->kv_type, a->head_dim, a->v_dim));
     }
 }
 
@@ -323,14 +386,12 @@ attn_values(const cpu_attn_t *a, float *o, const float *s, uint32_t pos,
         if (pos + i >= a->n_keys[a->nq - 1]) {
             break;
         }
-        /* K of the next chunk, while V is read */
-        if (a->nq < ATTN_FETCH_ROWS
-            && pos + i + CPU_CHUNK < a->n_keys[a->nq - 1])
-        {
-            attn_fetch(a, pos + i + CPU_CHUNK, 0,
-                       cpu_kv_v_at(a->kv_type, a->head_dim));
-        }
         attn_v(a, attn_page(a, pos + i), &v);
+
+        /* K of the next chunk, while V is read */
+        if (pos + i + CPU_CHUNK < a->n_keys[a->nq - 1]) {
+            attn_next(a, pos + i + CPU_CHUNK, &v);
+        }
 
         /* keys that all see, then what single queries see beyond */
         min = a->n_keys[first] > pos + i ? a->n_keys[first] - pos - i : 0;
@@ -362,7 +423,7 @@ attn_chunk(const cpu_attn_t *a, uint32_t pos, uint32_t first, float *o,
     float     *s = a->work;
 
     for (i = 0; i < CPU_CHUNK && pos + i < last; i += KERN_PAGE_TOKENS) {
-        if (a->nq < ATTN_FETCH_ROWS) {
+        if (!V16_AHEAD && a->nq < ATTN_FETCH_ROWS) {
             attn_fetch(a, pos + i, v_at, end);
         }
         attn_page_scores(a, first, s + first * CPU_CHUNK + i,

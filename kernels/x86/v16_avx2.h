@@ -14,6 +14,7 @@
 #define V16_QK_ROWS  3
 #define V16_PV_ROWS  4
 #define V16_PV_COLS  1
+#define V16_AHEAD    1
 
 typedef struct { __m256  a, b; } v16_t;
 typedef struct { __m256i a, b; } v16i_t;

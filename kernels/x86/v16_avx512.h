@@ -16,6 +16,7 @@
 #define V16_QK_ROWS  12
 #define V16_PV_ROWS  6
 #define V16_PV_COLS  4
+#define V16_AHEAD    0
 
 typedef __m512  v16_t;
 typedef __m512i v16i_t;
