@@ -17,9 +17,10 @@
  * What stays: W-TinyLFU (Einziger, Friedman, Manes: "TinyLFU: a highly
  * efficient cache admission policy", ACM TOS 13/4, 2017). New entries enter
  * a small window; what leaves it must have been asked for more often, by a
- * sketch of 8-bit counters that halves itself (and forgets more when the hit
- * ratio drops of a sudden), than the oldest entry on probation. An entry hit on probation is protected (80 % of the
- * main part, segmented LRU). Everything is counted in blocks.
+ * sketch of 8-bit counters that halves itself, than the oldest entry on
+ * probation. An entry hit on probation is protected (80 % of the main part,
+ * segmented LRU). When hits of known keys get rare of a sudden, the sketch is
+ * emptied and nobody is protected. Everything is counted in blocks.
  *
  * A purge costs nothing: an entry remembers the epochs of its tag, of its
  * origin (the key of what it was made from, or its own) and of the store, and

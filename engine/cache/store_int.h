@@ -11,7 +11,7 @@
 
 #include "cache/store.h"
 
-#define STORE_MAGIC    0x32435249u        /* "IRC2" */
+#define STORE_MAGIC    0x33435249u        /* "IRC3" */
 #define STORE_NONE     UINT32_MAX
 #define STORE_TAGS     4096
 #define STORE_MIN_BLOCKS  16             /* of a shard */
@@ -71,8 +71,9 @@ typedef struct {
     uint32_t          used;               /* blocks, those promised to the
                                            * entry being put included */
     uint32_t          additions;          /* to the sketch since it halved */
-    uint32_t          period_asked, period_hits;
-    double            average;            /* hit ratio of periods, decayed */
+    uint32_t          period_asked, period_hits, period_lost;
+    double            average, average_lost;  /* of requests in periods: hits,
+                                           * known keys that left */
     store_list_t      list[STORE_N_LISTS];
     _Atomic uint64_t  hits, misses, stale, inserts, updates, evictions,
                       rejects, expired, collisions, wiped, entries;

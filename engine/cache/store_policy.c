@@ -10,10 +10,14 @@
 #define POLICY_MAX       255          /* of a counter of 8 bits */
 #define POLICY_SAMPLE    160          /* additions per block until it halves */
 #define POLICY_HALF      0x7f7f7f7f7f7f7f7full
-#define POLICY_PERIOD    4            /* requests per block between looks at
-                                       * the hit ratio */
-#define POLICY_DROP      0.9          /* of the average: the world changed */
-#define POLICY_FORGET    4            /* halvings then */
+#define POLICY_PERIOD    64           /* requests between looks at the hit
+                                       * ratio, at least */
+#define POLICY_DROP      0.1          /* of the average: the world changed, */
+#define POLICY_SURE      5            /* if by so many standard deviations */
+#define POLICY_RISE      4            /* and known keys that leave are such a
+                                       * part of it more */
+#define POLICY_KNOWN     3            /* times asked for */
+#define POLICY_SMOOTH    4            /* periods of the average */
 
 
 void
@@ -121,28 +125,69 @@ store_asked(store_shard_t *s, const uint8_t *key)
     }
 }
 
-/* What was popular is not any more when hits get rare of a sudden: a long
- * memory, right while nothing changes, would then keep the wrong entries. */
+/* Those that were protected stay longer than what is new, though nobody may
+ * want them any more: all are on probation again, they behind the others. */
+static void
+policy_demote(store_shard_t *s)
+{
+    uint32_t        i;
+    store_list_t   *from = &s->list[STORE_PROTECTED];
+    store_list_t   *to = &s->list[STORE_PROBATION];
+    store_entry_t  *all = store_entries(s);
+
+    if (from->newest == STORE_NONE) {
+        return;
+    }
+    for (i = from->newest; i != STORE_NONE; i = all[i].older) {
+        all[i].list = STORE_PROBATION;
+    }
+    if (to->oldest != STORE_NONE) {
+        all[to->oldest].older = from->newest;
+        all[from->newest].newer = to->oldest;
+    } else {
+        to->newest = from->newest;
+    }
+    to->oldest = from->oldest;
+    to->blocks += from->blocks;
+    from->newest = from->oldest = STORE_NONE;
+    from->blocks = 0;
+}
+
+/* What was popular is not any more when hits get rare of a sudden, and keys
+ * that are asked for again and again have to leave all the while: a long
+ * memory, right while nothing changes, would then keep the wrong entries.
+ * Hits get rare also beside a scan, whose keys are hardly known, and after
+ * ends of time and purges, which leave room. */
 void
 store_outcome(store_shard_t *s, int hit)
 {
-    uint32_t  i;
-    double    ratio;
+    double    ratio, drop, noise, rise;
+    uint32_t  period = s->n_blocks / 2;
 
+    period = period > POLICY_PERIOD ? period : POLICY_PERIOD;
     s->period_hits += hit != 0;
-    if (++s->period_asked < POLICY_PERIOD * s->n_blocks) {
+    if (++s->period_asked < period) {
         return;
     }
+
     ratio = (double) s->period_hits / s->period_asked;
-    s->period_asked = s->period_hits = 0;
-    if (ratio < s->average * POLICY_DROP) {
-        for (i = 0; i < POLICY_FORGET; i++) {
-            policy_halve(s);
-        }
+    drop = s->average - ratio;
+    rise = (double) s->period_lost / s->period_asked - s->average_lost;
+    noise = s->average * (1 - s->average) / s->period_asked;
+    s->period_asked = s->period_hits = s->period_lost = 0;
+
+    if (drop > s->average * POLICY_DROP && rise > drop / POLICY_RISE
+        && drop * drop > POLICY_SURE * POLICY_SURE * noise)
+    {
+        memset(store_sketch(s), 0, s->n_words * sizeof(uint64_t));
+        s->additions = 0;
+        policy_demote(s);
         s->average = ratio;
+        s->average_lost += rise;
         return;
     }
-    s->average += (ratio - s->average) / 4;
+    s->average -= drop / POLICY_SMOOTH;
+    s->average_lost += rise / POLICY_SMOOTH;
 }
 
 /* ---- segments ---- */
@@ -217,21 +262,22 @@ policy_evict(store_shard_t *s, uint32_t i)
 static int
 policy_contest(store_shard_t *s, uint32_t c)
 {
-    uint32_t             v;
     const store_entry_t  *all = store_entries(s);
+    uint32_t              v, theirs, ours = store_frequency(s, all[c].key);
 
     while (s->used > s->n_blocks) {
         v = policy_victim(s, c);
-        if (v == STORE_NONE
-            || store_frequency(s, all[c].key)
-               <= store_frequency(s, all[v].key))
-        {
+        theirs = v != STORE_NONE ? store_frequency(s, all[v].key)
+                                 : POLICY_MAX;
+        if (ours <= theirs) {
             policy_evict(s, c);
             store_count(&s->rejects);
+            s->period_lost += ours >= POLICY_KNOWN;
             return 0;
         }
         policy_evict(s, v);
         store_count(&s->evictions);
+        s->period_lost += theirs >= POLICY_KNOWN;
     }
     return 1;
 }

@@ -47,8 +47,8 @@ store_shard_format(store_shard_t *s, uint32_t n_blocks)
     s->n_free = n_blocks;
     s->used = 0;
     s->additions = 0;
-    s->period_asked = s->period_hits = 0;
-    s->average = 0;
+    s->period_asked = s->period_hits = s->period_lost = 0;
+    s->average = s->average_lost = 0;
     s->next_flight = 0;
     memset(store_sketch(s), 0, s->n_words * sizeof(uint64_t));
     memset(store_buckets(s), 0xff, s->n_buckets * sizeof(uint32_t));

@@ -271,6 +271,51 @@ test_policy(void)
        found);
 }
 
+/* One round of requests for n keys from first on; how many were hits. */
+static uint32_t
+test_round(infer_store_t *s, uint32_t first, uint32_t n, uint64_t now_ms)
+{
+    uint32_t           i, found = 0;
+    infer_store_get_t  g;
+
+    for (i = first; i < first + n; i++) {
+        if (test_get(s, i, now_ms, &g) == INFER_OK) {
+            found++;
+        } else {
+            (void) test_put(s, i, 100, now_ms);
+        }
+    }
+    return found;
+}
+
+/* What is popular, for long, and then not; what only looks like that. */
+static void
+test_change(void)
+{
+    uint32_t           i, found = 0;
+    infer_store_t      s;
+    infer_store_get_t  g;
+
+    (void) test_open(&s, 1, 200);
+    for (i = 0; i < 200; i++) {
+        (void) test_round(&s, 0, 180, 0);
+    }
+    (void) test_round(&s, 10000, 5000, 0);
+    ok(test_round(&s, 0, 180, 0) >= 175, "a scan changes nothing");
+
+    ok(test_round(&s, 0, 180, 5000) == 0, "all have come to their end");
+    for (i = 0; i < 5; i++) {
+        (void) test_round(&s, 0, 180, 5000);
+    }
+    (void) test_get(&s, 9, 5000, &g);
+    ok(g.frequency > 50, "which is no change either: %u", g.frequency);
+
+    for (i = 0; i < 6; i++) {
+        found = test_round(&s, 500, 180, 5000);
+    }
+    ok(found >= 150, "others instead are in soon (%u of 180)", found);
+}
+
 /* Random work; every value that is found must be its own. */
 static int
 test_work(infer_store_t *s, uint32_t seed, uint32_t rounds)
@@ -409,6 +454,7 @@ main(void)
     test_origin();
     test_times();
     test_policy();
+    test_change();
     test_two();
     test_death();
     test_flights();
