@@ -98,15 +98,6 @@ ngx_http_infer_start(ngx_http_request_t *r)
         return rc;
     }
 
-    if (ctx->bus->models[ctx->model->index].text == NULL) {
-        rc = ngx_http_infer_cache_stale(ctx, NGX_HTTP_INFER_STALE_ERROR,
-                                        "The model is not ready.");
-
-        return (rc != NGX_DECLINED) ? rc
-               : ngx_http_infer_refuse(r, NGX_HTTP_SERVICE_UNAVAILABLE, 1,
-                                       "The model is not ready.");
-    }
-
     if (ngx_http_infer_terms(r, ilcf, &ctx->terms) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
