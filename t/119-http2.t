@@ -6,6 +6,7 @@ use strict;
 use warnings;
 use lib 't/lib';
 use Test::More;
+use Time::HiRes qw(time);
 use Infer;
 
 plan skip_all => 'curl without HTTP/2'
@@ -24,8 +25,10 @@ my $ssl = $has_tls ? "server { listen 127.0.0.1:$tls ssl http2;
     access_log $dir/logs/tls.log tls;
     ssl_certificate $dir/cert.pem; ssl_certificate_key $dir/key.pem;
     location / { infer m; } }" : '';
-$t->{http} = "server { listen 127.0.0.1:$h2 http2;
-    location / { infer m; } }
+$t->{http} = "infer_cache_zone answers 4m;
+    server { listen 127.0.0.1:$h2 http2;
+    location / { infer m; }
+    location /pace/ { infer m; infer_cache answers; infer_cache_pace 60; } }
     log_format tls \$connection;
     $ssl";
 $t->start;
@@ -86,6 +89,30 @@ kill 'KILL', $pid;
 close $f;
 ok($t->wait_for(sub { $t->metric('ngx_infer_slots_used') == 0 }, 10),
    'a killed curl cancels it');
+
+# out of the cache, at a pace: 60 tokens, 60 a second
+$url = "http://127.0.0.1:$h2/pace/completions";
+for my $how ('MISS', 'HIT', 'HIT') {
+    my $start = time;
+    ($f) = curl(@h2, '-i', '-d', body(5), '-H',
+                'Content-Type: application/json', $url);
+    $out = slurp($f);
+    my $took = time - $start;
+    like($out, qr/^x-infer-cache: $how\r?$/m, "a stream, $how");
+    is_deeply([ text($out) ], [ $want[5], 1 ], 'its text');
+    next if $how eq 'MISS';
+    cmp_ok($took, '>', 0.8, 'at its pace');
+    cmp_ok($took, '<', 3, 'and no slower');
+}
+($f, $pid) = curl(@h2, '-d', body(5), '-H', 'Content-Type: application/json',
+                  $url);
+like($line = <$f>, qr/^data: \{/, 'a first event');
+my $gone = $t->metric('ngx_infer_client_gone_total');
+kill 'KILL', $pid;
+close $f;
+ok($t->wait_for(sub { $t->metric('ngx_infer_client_gone_total') > $gone }, 5),
+   'a killed curl ends it');
+$url = "http://127.0.0.1:$h2/v1/completions";
 
 # an error
 ($f) = curl(@h2, '-i', '-d', '{"prompt": 7', '-H',

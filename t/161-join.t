@@ -98,11 +98,19 @@ is(status($t->post('/v1/completions', { %ask, prompt => 'gone',
 # ---- the engine dies under all of them ----
 
 $t->allow(qr/infer engine/);
+$want = $t->post('/plain/completions',
+                 { %ask, prompt => 'dies' })->{json}{choices}[0]{text};
 @f = map { $t->stream('/v1/completions', { %ask, prompt => 'dies' }) } 1 .. 8;
-$_->event for @f;
+my @begun = map { my $f = $_;
+                  join '', map { $f->event->{choices}[0]{text} } 1 .. 20 } @f;
 kill 'KILL', $t->engine;
+push @f, $t->stream('/v1/completions', { %ask, prompt => 'dies' });
+push @begun, '';
 @r = map { $_->collect } @f;
-is(scalar(grep { $_->{done} } @r), 8, 'an engine dies: all go on');
+is(scalar(grep { $r[$_]{done} && $begun[$_] . $r[$_]{text} eq $want } 0 .. 8),
+   9, 'an engine dies amid it: all go on, and get the same as alone');
+is(join(' ', sort map { status($_) } @f), join(' ', ('JOIN') x 8, 'MISS'),
+   'also one that came while it was down');
 
 # ---- a worker dies with the leader or with followers ----
 
