@@ -14,8 +14,8 @@
 
 #define NGX_HTTP_INFER_L2_SKEW       60000     /* ms between nodes' clocks */
 
-/* bytes of a value that is opened in the event loop, its MAC checked and
- * unpacked */
+/* bytes of a value that is opened in the event loop: 64 KiB take 38 us, 105
+ * with zstd, 1 KiB takes 1.3 (EPYC Zen 1), a hop to a thread 25 */
 
 #define NGX_HTTP_INFER_L2_SMALL      65536
 

@@ -341,7 +341,9 @@ infer_redis_key_sane(const char *key)
 static void
 redis_put_arg(infer_buf_t *b, const void *arg, size_t len)
 {
-    infer_buf_printf(b, "$%zu\r\n", len);
+    infer_buf_put(b, "$", 1);
+    infer_buf_u64(b, len);
+    infer_buf_put(b, "\r\n", 2);
     infer_buf_put(b, arg, len);
     infer_buf_put(b, "\r\n", 2);
 }
@@ -353,7 +355,9 @@ infer_redis_put(infer_buf_t *b, uint32_t n, ...)
     uint32_t     i;
     const char  *arg;
 
-    infer_buf_printf(b, "*%u\r\n", n);
+    infer_buf_put(b, "*", 1);
+    infer_buf_u64(b, n);
+    infer_buf_put(b, "\r\n", 2);
     va_start(ap, n);
     for (i = 0; i < n; i++) {
         arg = va_arg(ap, const char *);

@@ -114,8 +114,8 @@ sub stop {
 
 # A node: its own nginx, engine and first tier. secret: the file's text.
 # servers, block: what is in infer_redis. in: of each location that serves;
-# server: more locations, $IN stands for such a location's directives.
-# Everything else as for Infer.
+# server: more locations, $IN stands for such a location's directives. size:
+# of the first tier; http: more there. Everything else as for Infer.
 sub node {
     my ($self, %o) = @_;
     my $secret = delete $o{secret} || 'x' x 40;
@@ -124,11 +124,13 @@ sub node {
     $block = 'timeout 200ms; fail_timeout 1s;' if !defined $block;
     my $in = 'infer m; infer_cache answers redis=shared; '
              . (delete $o{in} || '');
+    my $size = delete $o{size} || '2m';
     my $t = Infer->new(workers => 1, %o, location => $in);
     my $path = $t->write_file('secret', $secret);
     chmod 0600, $path;
-    $t->{http} = "infer_cache_zone answers 2m; infer_cache_secret $path;
-                  infer_redis shared { $servers $block }";
+    $t->{http} = "infer_cache_zone answers $size; infer_cache_secret $path;
+                  infer_redis shared { $servers $block } "
+                 . ($o{http} || '');
     $t->{server} = ($o{server} || '') . ' location /purge {
                     infer_cache_purge answers; }';
     $t->{server} =~ s/\$IN\b/$in/g;
