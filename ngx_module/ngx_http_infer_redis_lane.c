@@ -208,8 +208,7 @@ ngx_http_infer_lane_write_handler(ngx_event_t *wev)
 
 
 /* Also of the timer, of an error elsewhere, and of nginx, which closes idle
- * connections when it leaves. What came in time is taken first: when it is
- * late, that may be our own fault. */
+ * connections when it leaves. */
 
 static void
 ngx_http_infer_lane_read_handler(ngx_event_t *rev)
@@ -222,7 +221,16 @@ ngx_http_infer_lane_read_handler(ngx_event_t *rev)
 
     c = rev->data;
     redis = c->data;
-    rev->timedout = 0;
+
+    if (rev->timedout) {
+
+        /* that may be our own fault: what has come is taken before */
+
+        rev->timedout = 0;
+        ngx_post_event(rev, &ngx_posted_next_events);
+        return;
+    }
+
     ngx_queue_init(&told);
 
     rc = ngx_http_infer_lane_receive(redis, &told);

@@ -16,15 +16,15 @@ plan skip_all => 'no redis-server' unless Infer::Redis::binary();
 
 my $redis = Infer::Redis->new->start;
 my $proxy = Infer::Proxy->new($redis->port);
-my %o = (in => 'infer_cache_scope all;');
+my %o = (in => 'infer_cache_scope all;',
+         block => 'timeout 3s; max_fails 100; fail_timeout 1s;');
 my $one = $redis->node(%o, server => '
     location /lock/ { $IN infer_cache_lock on; }
     location /tag/ { $IN infer_cache_tag $arg_tag; }');
 my $two = $redis->node(%o, server => '
     location /lock/ { $IN infer_cache_lock on; }
     location /tag/ { $IN infer_cache_tag $arg_tag; }',
-    servers => 'server ' . $proxy->addr . ';',
-    block => 'timeout 3s; max_fails 100; fail_timeout 1s;');
+    servers => 'server ' . $proxy->addr . ';');
 
 sub of { return Infer::Redis::of(@_) }
 sub status { $_[0]{headers}{'x-infer-cache'} || '-' }
@@ -187,6 +187,21 @@ is(wrong($text, \@r), 0, 'reset in a reply: all are right');
 is(scalar(grep { status($_) eq 'L2' } @r), 4, 'all but one from Redis');
 is(of($two, 'failed_total') - $n, 1, 'one has failed');
 
+# ---- a worker that is late itself ----
+
+($q, $text) = stored(5);
+@c = hold($q);
+$n = of($two, 'failed_total');
+($worker) = $two->workers;
+kill 'STOP', $worker;
+$proxy->pass;
+sleep 3.3;
+kill 'CONT', $worker;
+@r = map { $_->response } @c;
+is(join(' ', map { status($_) } @r), 'L2 L2 L2 L2 L2',
+   'stopped for longer than the time that they have: all are there');
+is(of($two, 'failed_total') - $n, 0, 'Redis is not to blame');
+
 # ---- a reload ----
 
 ($q, $text) = stored(5);
@@ -215,7 +230,7 @@ ok($two->wait_for(sub { !grep { kill 0, $_ } @old }, 10), 'nor waits for it');
 # ---- frozen, and killed ----
 
 my $three = $redis->node(%o, workers => 2,
-                         block => 'timeout 300ms; fail_timeout 2s;');
+                         block => 'timeout 800ms; fail_timeout 3s;');
 ok(Infer::Redis::warm($three), 'two workers');
 $three->wait_for(sub { open_lane($three); of($three, 'connects_total') > 3 },
                  5);
@@ -226,7 +241,7 @@ is(scalar(grep { status($_) eq 'L2' } @r), 60, 'sixty at once');
 is(wrong($text, \@r), 0, 'are right');
 cmp_ok(lane($three) - $n, '>=', 30, 'most by lanes');
 
-$three->allow(qr/does not answer/);
+$_->allow(qr/does not answer/) for $one, $three;
 ($q, $text) = stored(30);
 $redis->freeze;
 my $start = time;
@@ -234,9 +249,9 @@ my $start = time;
 is(wrong($text, \@r), 0, 'frozen while many wait: all are right');
 is(scalar(grep { status($_) eq 'L2' } @r), 0, 'none from Redis');
 my $slow = grep { my $t = time; $three->post('/v1/completions', $_);
-                  time - $t > 0.28 }
+                  time - $t > 0.78 }
            map { Infer::Redis::fresh() } 1 .. 10;
-cmp_ok($slow, '<=', 1 + (time - $start) / 2, 'then few wait for it');
+cmp_ok($slow, '<=', 1 + (time - $start) / 3, 'then few wait for it');
 $redis->thaw;
 ok(open_lane($three), 'thawed: a lane again');
 
