@@ -14,26 +14,9 @@ ngx_int_t
 ngx_http_infer_send(ngx_http_request_t *r, ngx_uint_t status, char *type,
     ngx_str_t *body)
 {
-    ngx_int_t              rc;
-    ngx_buf_t             *b;
-    ngx_chain_t            out;
-    ngx_http_infer_ctx_t  *ctx;
-
-    ctx = ngx_http_get_module_ctx(r, ngx_http_infer_module);
-    ctx->own = 1;
-
-    r->headers_out.status = status;
-    r->headers_out.content_length_n = body->len;
-    r->headers_out.content_type.data = (u_char *) type;
-    r->headers_out.content_type.len = ngx_strlen(type);
-    r->headers_out.content_type_len = r->headers_out.content_type.len;
-    r->headers_out.content_type_lowcase = NULL;
-
-    rc = ngx_http_send_header(r);
-
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
-        return rc;
-    }
+    ngx_buf_t    *b;
+    ngx_str_t     name;
+    ngx_chain_t   out;
 
     b = ngx_calloc_buf(r->pool);
     if (b == NULL) {
@@ -52,7 +35,38 @@ ngx_http_infer_send(ngx_http_request_t *r, ngx_uint_t status, char *type,
     out.buf = b;
     out.next = NULL;
 
-    return ngx_http_output_filter(r, &out);
+    name.data = (u_char *) type;
+    name.len = ngx_strlen(type);
+
+    return ngx_http_infer_send_chain(r, status, &name, &out, body->len);
+}
+
+
+/* out is the whole body, of len bytes; type is a constant */
+
+ngx_int_t
+ngx_http_infer_send_chain(ngx_http_request_t *r, ngx_uint_t status,
+    ngx_str_t *type, ngx_chain_t *out, off_t len)
+{
+    ngx_int_t              rc;
+    ngx_http_infer_ctx_t  *ctx;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_http_infer_module);
+    ctx->own = 1;
+
+    r->headers_out.status = status;
+    r->headers_out.content_length_n = len;
+    r->headers_out.content_type = *type;
+    r->headers_out.content_type_len = type->len;
+    r->headers_out.content_type_lowcase = NULL;
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    return ngx_http_output_filter(r, out);
 }
 
 
@@ -249,10 +263,9 @@ ngx_http_infer_header_in(ngx_http_request_t *r, char *name, size_t len)
 }
 
 
-/* name is a constant; value stays the caller's, as long as the request */
-
 ngx_int_t
-ngx_http_infer_header_out(ngx_http_request_t *r, char *name, ngx_str_t *value)
+ngx_http_infer_header_add(ngx_http_request_t *r, char *name, size_t len,
+    ngx_str_t *value)
 {
     ngx_table_elt_t  *h;
 
@@ -266,7 +279,7 @@ ngx_http_infer_header_out(ngx_http_request_t *r, char *name, ngx_str_t *value)
     h->next = NULL;
 #endif
     h->key.data = (u_char *) name;
-    h->key.len = ngx_strlen(name);
+    h->key.len = len;
     h->value = *value;
 
     return NGX_OK;

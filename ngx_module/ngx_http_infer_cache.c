@@ -4,7 +4,8 @@
  * canonical form, a hit is rendered from the logs, and the result is kept
  * under the body's bytes. And what all looks have in common: entries taken
  * out, put in and sent. cache_body.c has the first look, cache_join.c reads
- * along with generations that run, cache_keep.c stores what they made.
+ * along with generations that run, cache_keep.c stores what they made,
+ * cache_page.c sends.
  */
 
 
@@ -54,7 +55,7 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
     ngx_http_infer_cache_known(ctx, cc->log_key);
 
     if (cc->lookup) {
-        rc = ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, &g);
+        rc = ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, NULL, &g);
 
         if (rc == INFER_OK) {
             return ngx_http_infer_cache_log(ctx, &g);
@@ -111,11 +112,14 @@ ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx)
 }
 
 
-/* OK: the value is in g, in the request's pool. An old one is kept aside. */
+/*
+ * OK: the value is in g, in the request's pool, or stays in the zone where ref
+ * is not NULL. An old one is kept aside.
+ */
 
 int
 ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
-    infer_buf_t *ident, infer_store_get_t *g)
+    infer_buf_t *ident, infer_store_ref_t *ref, infer_store_get_t *g)
 {
     int                      rc;
     infer_store_t           *store;
@@ -132,6 +136,8 @@ ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
     g->ident = ident->data;
     g->ident_len = ident->len;
     g->now_ms = infer_now_us() / 1000;
+    g->ref = ref;
+    g->ref_min = NGX_HTTP_INFER_CACHE_REF_MIN;
     g->alloc = ngx_http_infer_cache_room;
     g->alloc_arg = ctx->request->pool;
 
@@ -309,82 +315,6 @@ ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
                    "infer cache put %uz bytes: %d", value->len, rc);
 
     return rc;
-}
-
-
-/* The head of a page that was stored; DECLINED: it is none of ours. */
-
-ngx_int_t
-ngx_http_infer_cache_head(ngx_http_infer_cache_page_t *head, void *page,
-    size_t len)
-{
-    if (len < sizeof(ngx_http_infer_cache_page_t)) {
-        return NGX_DECLINED;
-    }
-
-    ngx_memcpy(head, page, sizeof(ngx_http_infer_cache_page_t));
-
-    return head->version == NGX_HTTP_INFER_CACHE_PAGE ? NGX_OK : NGX_DECLINED;
-}
-
-
-/* A page, at once or at the location's pace; DONE: it is under way. */
-
-ngx_int_t
-ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page, size_t len,
-    uint64_t age_ms)
-{
-    ngx_str_t                    value;
-    infer_buf_t                  body;
-    ngx_http_request_t          *r;
-    infer_render_conf_t          conf;
-    ngx_http_infer_cache_page_t  head;
-
-    r = ctx->request;
-
-    ngx_memcpy(&head, page, sizeof(head));
-    len -= sizeof(head);
-
-    ngx_memzero(&body, sizeof(infer_buf_t));
-    ngx_http_infer_cache_conf(ctx, &conf);
-
-    (void) infer_buf_room(&body, len + len / 2);
-    (void) infer_answer_fill(&body, (char *) page + sizeof(head), len, &conf);
-
-    ctx->info.prompt_tokens = head.prompt_tokens;
-    ctx->info.completion_tokens = head.completion_tokens;
-    ctx->info.has_prompt = 1;
-    ctx->info.finish_reason.data =
-                              (u_char *) infer_api_finish_name(head.finish);
-    ctx->info.finish_reason.len = ngx_strlen(ctx->info.finish_reason.data);
-
-    value.data = ngx_pnalloc(r->pool, NGX_INT64_LEN);
-
-    if (value.data == NULL) {
-        infer_buf_free(&body);
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    value.len = ngx_sprintf(value.data, "%uL", age_ms / 1000) - value.data;
-
-    if (ngx_http_infer_header_out(r, "Age", &value) != NGX_OK) {
-        infer_buf_free(&body);
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    if (head.stream && ctx->cache->conf->pace) {
-        return ngx_http_infer_pace(ctx, &body);
-    }
-
-    if (head.stream && ngx_http_infer_stream_headers(r) != NGX_OK) {
-        infer_buf_free(&body);
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
-    return ngx_http_infer_send_buf(r, NGX_HTTP_OK,
-                                   head.stream ? "text/event-stream"
-                                               : "application/json",
-                                   &body);
 }
 
 

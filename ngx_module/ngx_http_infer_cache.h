@@ -184,6 +184,21 @@ typedef struct {
 } ngx_http_infer_cache_page_t;
 
 
+/* a page that was found: where it lies, and its head once it is read */
+
+typedef struct {
+    infer_store_get_t            got;
+    infer_store_ref_t            ref;           /* unless got.value */
+    ngx_http_infer_cache_page_t  head;
+} ngx_http_infer_hit_t;
+
+
+/* values of so many bytes are sent out of the zone, shorter ones are copied
+ * (kernels/bench/LOG.md) */
+
+#define NGX_HTTP_INFER_CACHE_REF_MIN  4096
+
+
 /* cache_conf.c */
 
 char *ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd,

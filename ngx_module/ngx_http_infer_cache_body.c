@@ -12,7 +12,8 @@
 #include "ipc/hash.h"
 
 
-#define NGX_HTTP_INFER_CACHE_BODY_MAX  (64 * 1024)
+#define NGX_HTTP_INFER_CACHE_BODY_MAX    (64 * 1024)
+#define NGX_HTTP_INFER_CACHE_BODY_SHORT  1024   /* idents, on the stack */
 
 
 static ngx_int_t ngx_http_infer_cache_at_hand(ngx_http_request_t *r,
@@ -20,7 +21,7 @@ static ngx_int_t ngx_http_infer_cache_at_hand(ngx_http_request_t *r,
 static ngx_int_t ngx_http_infer_cache_take_body(ngx_http_request_t *r,
     ngx_buf_t *b);
 static ngx_int_t ngx_http_infer_cache_find(ngx_http_request_t *r,
-    ngx_http_infer_ctx_t *ctx, ngx_chain_t *body, infer_store_get_t *g);
+    ngx_http_infer_ctx_t *ctx, ngx_chain_t *body, ngx_http_infer_hit_t *hit);
 static ngx_http_infer_cache_ctx_t *ngx_http_infer_cache_ctx(
     ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_cache_conf_t *ccf);
@@ -35,7 +36,7 @@ static ngx_uint_t ngx_http_infer_cache_control(ngx_table_elt_t *h,
     char *directive);
 static ngx_int_t ngx_http_infer_cache_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx, ngx_http_infer_loc_conf_t *ilcf,
-    ngx_chain_t *body);
+    ngx_chain_t *body, infer_buf_t *ident);
 static void ngx_http_infer_cache_body_key(ngx_http_infer_cache_conf_t *ccf,
     ngx_http_infer_cache_body_t *head, infer_buf_t *ident, u_char *key);
 
@@ -50,33 +51,37 @@ ngx_int_t
 ngx_http_infer_cache_lookup_early(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx)
 {
-    ngx_int_t           rc;
-    ngx_buf_t           b;
-    ngx_chain_t         body;
-    infer_store_get_t   g;
+    ngx_int_t              rc;
+    ngx_buf_t              b;
+    ngx_chain_t            body;
+    ngx_http_infer_hit_t   hit;
 
     if (ngx_http_infer_cache_at_hand(r, &b) != NGX_OK) {
         return NGX_DECLINED;
     }
 
-    if (ngx_http_infer_own(ctx) != NGX_OK) {
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    }
-
     body.buf = &b;
     body.next = NULL;
 
-    rc = ngx_http_infer_cache_find(r, ctx, &body, &g);
+    rc = ngx_http_infer_cache_find(r, ctx, &body, &hit);
 
-    if (rc != NGX_OK) {
-        return rc;
-    }
+    if (rc == NGX_OK) {
 
-    if (ngx_http_infer_cache_take_body(r, &b) != NGX_OK) {
+        if (ngx_http_infer_cache_take_body(r, &b) == NGX_OK) {
+            return ngx_http_infer_hit_send(ctx, &hit);
+        }
+
+        infer_store_release(&hit.ref);
+
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    return ngx_http_infer_cache_send(ctx, g.value, g.value_len, g.age_ms);
+    if (ngx_http_infer_own(ctx) != NGX_OK) {
+        ngx_http_infer_cache_free(ctx);
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    return rc;
 }
 
 
@@ -86,21 +91,19 @@ ngx_int_t
 ngx_http_infer_cache_lookup_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx)
 {
-    ngx_int_t          rc;
-    infer_store_get_t  g;
+    ngx_int_t             rc;
+    ngx_chain_t          *body;
+    ngx_http_infer_hit_t  hit;
 
     if (ctx->cache) {
         return NGX_DECLINED;
     }
 
-    rc = ngx_http_infer_cache_find(r, ctx,
-                                   r->request_body ? r->request_body->bufs
-                                                   : NULL,
-                                   &g);
+    body = r->request_body ? r->request_body->bufs : NULL;
 
-    return rc == NGX_OK ? ngx_http_infer_cache_send(ctx, g.value, g.value_len,
-                                                    g.age_ms)
-                        : rc;
+    rc = ngx_http_infer_cache_find(r, ctx, body, &hit);
+
+    return rc == NGX_OK ? ngx_http_infer_hit_send(ctx, &hit) : rc;
 }
 
 
@@ -170,15 +173,18 @@ ngx_http_infer_cache_take_body(ngx_http_request_t *r, ngx_buf_t *b)
 }
 
 
-/* OK: g is the rendered answer to the body. */
+/* OK: the hit is the rendered answer to the body. */
 
 static ngx_int_t
 ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
-    ngx_chain_t *body, infer_store_get_t *g)
+    ngx_chain_t *body, ngx_http_infer_hit_t *hit)
 {
-    ngx_http_infer_cache_ctx_t   *cc;
-    ngx_http_infer_loc_conf_t    *ilcf;
-    ngx_http_infer_cache_page_t   page;
+    char                         room[NGX_HTTP_INFER_CACHE_BODY_SHORT];
+    ngx_int_t                    rc;
+    infer_buf_t                  ident;
+    infer_store_ref_t           *ref;
+    ngx_http_infer_cache_ctx_t  *cc;
+    ngx_http_infer_loc_conf_t   *ilcf;
 
     ilcf = ngx_http_get_module_loc_conf(r, ngx_http_infer_module);
 
@@ -198,22 +204,46 @@ ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
 
     ngx_http_infer_cache_status(ctx, cc->lookup ? "MISS" : "BYPASS");
 
+    ngx_memzero(&ident, sizeof(infer_buf_t));
+    ident.data = room;
+    ident.cap = sizeof(room);
+
     if (!cc->lookup
-        || ngx_http_infer_cache_body(r, ctx, ilcf, body) != NGX_OK
-        || ngx_http_infer_cache_get(ctx, cc->body_key, &cc->body, g)
-           != INFER_OK
-        || ngx_http_infer_cache_head(&page, g->value, g->value_len) != NGX_OK)
+        || ngx_http_infer_cache_body(r, ctx, ilcf, body, &ident) != NGX_OK)
     {
         return NGX_DECLINED;
     }
 
-    infer_buf_free(&cc->body);
-    ngx_http_infer_cache_known(ctx, page.key);
-    ngx_http_infer_cache_status(ctx, "HIT");
+    /* a single process may unmap a zone under its own requests */
 
-    g->age_ms += (uint64_t) page.age * 1000;
+    ref = (ilcf->cache.pace || ngx_process != NGX_PROCESS_WORKER) ? NULL
+                                                                  : &hit->ref;
+    hit->ref.count = NULL;
 
-    return NGX_OK;
+    rc = NGX_DECLINED;
+
+    if (ngx_http_infer_cache_get(ctx, cc->body_key, &ident, ref, &hit->got)
+        == INFER_OK)
+    {
+        rc = ngx_http_infer_hit_read(hit);
+    }
+
+    if (rc == NGX_OK) {
+        ngx_http_infer_cache_known(ctx, hit->head.key);
+        ngx_http_infer_cache_status(ctx, "HIT");
+
+    } else if (ident.data != room) {
+        cc->body = ident;
+
+    } else {
+        infer_buf_put(&cc->body, ident.data, ident.len);
+    }
+
+    if (rc == NGX_OK && ident.data != room) {
+        infer_buf_free(&ident);
+    }
+
+    return rc;
 }
 
 
@@ -438,16 +468,18 @@ ngx_http_infer_cache_control(ngx_table_elt_t *h, char *directive)
 }
 
 
-/* The ident and key of a body that lies in memory; DECLINED for others. */
+/*
+ * The ident and key of a body that lies in memory; DECLINED for others. ident
+ * has room that is not of malloc, and may leave it for some that is.
+ */
 
 static ngx_int_t
 ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
-    ngx_http_infer_loc_conf_t *ilcf, ngx_chain_t *body)
+    ngx_http_infer_loc_conf_t *ilcf, ngx_chain_t *body, infer_buf_t *ident)
 {
     off_t                         len;
     ngx_str_t                     system;
     ngx_chain_t                  *cl;
-    infer_buf_t                  *ident;
     ngx_http_infer_cache_body_t   head;
 
     len = 0;
@@ -480,9 +512,10 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     head.sampled = (uint32_t) ilcf->cache.sampled;
     head.sampling = ilcf->sampling;
 
-    ident = &ctx->cache->body;
-
-    (void) infer_buf_room(ident, sizeof(head) + system.len + (size_t) len);
+    if (sizeof(head) + system.len + (size_t) len > ident->cap) {
+        ngx_memzero(ident, sizeof(infer_buf_t));
+        (void) infer_buf_room(ident, sizeof(head) + system.len + (size_t) len);
+    }
 
     infer_buf_put(ident, (char *) &head, sizeof(head));
     infer_buf_put(ident, (char *) system.data, system.len);

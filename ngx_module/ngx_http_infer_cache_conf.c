@@ -22,7 +22,9 @@ static ngx_http_infer_cache_t *ngx_http_infer_cache_find(ngx_conf_t *cf,
     ngx_str_t *name);
 static char *ngx_http_infer_cache_redis_param(ngx_conf_t *cf,
     ngx_http_infer_cache_conf_t *ccf, ngx_str_t *value);
-static int ngx_http_infer_cache_alive(void *arg, uint32_t owner);
+static void ngx_http_infer_cache_recover(ngx_http_infer_cache_t *cache,
+    ngx_pid_t *gone);
+static int ngx_http_infer_cache_alive(void *gone, uint32_t owner);
 
 
 /* infer_cache_zone NAME SIZE [shards=N] */
@@ -117,7 +119,8 @@ ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 /*
  * All pages of the zone in one piece, taken when it is empty: the store has
- * its own blocks. It is kept over reloads unless its size or shards change.
+ * its own blocks. It is kept over reloads unless its size changes. Old workers
+ * may read in it for long, so it cannot be cut anew under them.
  */
 
 static ngx_int_t
@@ -157,8 +160,17 @@ ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone, void *data)
 
     cache->shm = shm;
 
-    if (old && old->shards == cache->shards) {
-        return NGX_OK;
+    if (old) {
+
+        if (old->shards == cache->shards) {
+            return NGX_OK;
+        }
+
+        ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
+                      "infer_cache_zone \"%V\" has %ui shards while it had "
+                      "%ui: that needs another name, another size or a "
+                      "restart", &cache->name, cache->shards, old->shards);
+        return NGX_ERROR;
     }
 
     if (infer_store_init(shm->store, shm->bytes, (uint32_t) cache->shards)
@@ -530,6 +542,10 @@ ngx_http_infer_cache_enter(ngx_http_infer_cache_t *cache)
         }
 
         cache->pid = ngx_pid;
+
+        /* who had this number before, or died since, reads nothing any more */
+
+        ngx_http_infer_cache_recover(cache, &cache->pid);
     }
 
     return &cache->store;
@@ -539,16 +555,21 @@ ngx_http_infer_cache_enter(ngx_http_infer_cache_t *cache)
 void
 ngx_http_infer_cache_busy(ngx_http_infer_cache_t *cache)
 {
-    uint32_t  wiped;
-
-    if (ngx_current_msec - cache->recovered < NGX_HTTP_INFER_CACHE_RECOVER) {
-        return;
+    if (ngx_current_msec - cache->recovered >= NGX_HTTP_INFER_CACHE_RECOVER) {
+        ngx_http_infer_cache_recover(cache, NULL);
     }
+}
+
+
+static void
+ngx_http_infer_cache_recover(ngx_http_infer_cache_t *cache, ngx_pid_t *gone)
+{
+    uint32_t  wiped;
 
     cache->recovered = ngx_current_msec;
 
     wiped = infer_store_recover(&cache->store, ngx_http_infer_cache_alive,
-                                NULL);
+                                gone);
     if (wiped) {
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
                       "infer cache \"%V\" lost %uD shards with a worker that "
@@ -557,10 +578,17 @@ ngx_http_infer_cache_busy(ngx_http_infer_cache_t *cache)
 }
 
 
-/* A pid that lives on in another process keeps a shard busy, not wrong. */
+/*
+ * A pid that lives on in another process keeps a shard busy and what was read
+ * in place, not wrong. gone: one that is known not to be who it was.
+ */
 
 static int
-ngx_http_infer_cache_alive(void *arg, uint32_t owner)
+ngx_http_infer_cache_alive(void *gone, uint32_t owner)
 {
+    if (gone && *(ngx_pid_t *) gone == (ngx_pid_t) owner) {
+        return 0;
+    }
+
     return kill((pid_t) owner, 0) == 0 || ngx_errno != NGX_ESRCH;
 }

@@ -53,6 +53,9 @@ static ngx_http_infer_cache_metric_t  ngx_http_infer_cache_metrics[] = {
     ngx_http_infer_cache_metric("capacity_bytes", "gauge", capacity,
         "Bytes of all blocks."),
 
+    ngx_http_infer_cache_metric("references", "gauge", refs,
+        "Answers being sent out of the zone itself."),
+
     { NULL, NULL, NULL, 0 }
 };
 

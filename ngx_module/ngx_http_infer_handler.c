@@ -367,7 +367,11 @@ ngx_http_infer_is_json(ngx_http_request_t *r)
 
     h = r->headers_in.content_type;
 
-    if (h == NULL || h->value.len == 0) {
+    if (h == NULL || h->value.len == 0
+        || (h->value.len == sizeof("application/json") - 1
+            && ngx_memcmp(h->value.data, "application/json", h->value.len)
+               == 0))
+    {
         return 1;
     }
 

@@ -108,6 +108,12 @@ struct ngx_http_infer_ctx_s {
     ((ctx)->request ? (ctx)->request->connection->log : ngx_cycle->log)
 
 
+/* name is a string literal; value is the caller's, as long as the request */
+
+#define ngx_http_infer_header_out(r, name, value)                             \
+    ngx_http_infer_header_add(r, name, sizeof(name) - 1, value)
+
+
 /* handler.c */
 
 ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
@@ -194,6 +200,8 @@ void ngx_http_infer_refresh_end(ngx_http_infer_ctx_t *ctx, ngx_uint_t good);
 
 ngx_int_t ngx_http_infer_send(ngx_http_request_t *r, ngx_uint_t status,
     char *type, ngx_str_t *body);
+ngx_int_t ngx_http_infer_send_chain(ngx_http_request_t *r, ngx_uint_t status,
+    ngx_str_t *type, ngx_chain_t *out, off_t len);
 ngx_int_t ngx_http_infer_send_buf(ngx_http_request_t *r, ngx_uint_t status,
     char *type, infer_buf_t *buf);
 ngx_int_t ngx_http_infer_send_error(ngx_http_request_t *r,
@@ -204,8 +212,8 @@ ngx_int_t ngx_http_infer_refuse(ngx_http_request_t *r, ngx_uint_t status,
     ngx_uint_t retry, char *message);
 ngx_int_t ngx_http_infer_no_model(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_unauthorized(ngx_http_request_t *r);
-ngx_int_t ngx_http_infer_header_out(ngx_http_request_t *r, char *name,
-    ngx_str_t *value);
+ngx_int_t ngx_http_infer_header_add(ngx_http_request_t *r, char *name,
+    size_t len, ngx_str_t *value);
 ngx_int_t ngx_http_infer_stream_headers(ngx_http_request_t *r);
 ngx_table_elt_t *ngx_http_infer_header_in(ngx_http_request_t *r, char *name,
     size_t len);
@@ -224,24 +232,35 @@ ngx_int_t ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
 
 /* cache.c: for the other cache files; codes of infer.h. get leaves the value
- * in the request's pool */
+ * in the request's pool, or in the zone where ref is not NULL: then there is
+ * no g->value and ref is the caller's to release */
 
 int ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
-    infer_buf_t *ident, infer_store_get_t *g);
+    infer_buf_t *ident, infer_store_ref_t *ref, infer_store_get_t *g);
 int ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh,
     ngx_msec_t stale);
 int ngx_http_infer_cache_render(ngx_http_infer_ctx_t *ctx, void *logs,
     size_t len, uint64_t age_ms, infer_buf_t *page);
-ngx_int_t ngx_http_infer_cache_head(ngx_http_infer_cache_page_t *head,
-    void *page, size_t len);
-ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page,
-    size_t len, uint64_t age_ms);
 void ngx_http_infer_cache_conf(ngx_http_infer_ctx_t *ctx,
     infer_render_conf_t *conf);
 void ngx_http_infer_cache_status(ngx_http_infer_ctx_t *ctx, char *status);
 void ngx_http_infer_cache_known(ngx_http_infer_ctx_t *ctx, u_char *key);
 uint64_t ngx_http_infer_cache_origin(u_char *key);
+
+/*
+ * cache_page.c: rendered answers; DONE: it is under way. A hit is one that a
+ * look-up found, in its own memory or in the zone; read takes its head, and
+ * send releases it.
+ */
+
+ngx_int_t ngx_http_infer_cache_head(ngx_http_infer_cache_page_t *head,
+    void *page, size_t len);
+ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page,
+    size_t len, uint64_t age_ms);
+ngx_int_t ngx_http_infer_hit_read(ngx_http_infer_hit_t *hit);
+ngx_int_t ngx_http_infer_hit_send(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_hit_t *hit);
 
 /* cache_stale.c: answers past their time */
 

@@ -9,7 +9,6 @@
 #include "text/stream.h"
 
 #define ANSWER_MAGIC  0x31414952u         /* "RIA1" */
-#define ANSWER_DECIMAL  24                /* bytes that hold any int64_t */
 
 typedef struct {
     uint32_t           magic;
@@ -250,12 +249,11 @@ answer_mark(const char *from, const char *end, int mark)
     return p != NULL ? p : end;
 }
 
-/* Into the last of to's bytes; returns their number. printf() cost more than
- * all else that a hit needs filled in. */
-static size_t
-answer_decimal(char to[ANSWER_DECIMAL], int64_t value)
+/* printf() cost more than all else that a hit needs filled in. */
+size_t
+infer_answer_decimal(char to[INFER_ANSWER_DECIMAL], int64_t value)
 {
-    char      *p = to + ANSWER_DECIMAL;
+    char      *p = to + INFER_ANSWER_DECIMAL;
     uint64_t   n = value < 0 ? 0 - (uint64_t) value : (uint64_t) value;
 
     do {
@@ -265,36 +263,59 @@ answer_decimal(char to[ANSWER_DECIMAL], int64_t value)
     if (value < 0) {
         *--p = '-';
     }
-    return (size_t) (to + ANSWER_DECIMAL - p);
+    return (size_t) (to + INFER_ANSWER_DECIMAL - p);
 }
 
 /* The marks are looked for one kind at a time, since libc's memchr() is many
  * times as fast as a loop over bytes; most of an answer is neither. */
+void
+infer_answer_parts(infer_answer_parts_t *p, const char *blank, size_t len)
+{
+    p->at = blank;
+    p->end = blank + len;
+    p->id = answer_mark(blank, p->end, INFER_RENDER_ID);
+    p->time = answer_mark(blank, p->end, INFER_RENDER_TIME);
+}
+
+int
+infer_answer_part(infer_answer_parts_t *p, const char **text, size_t *len)
+{
+    const char  *mark = p->id < p->time ? p->id : p->time;
+
+    *text = p->at;
+    *len = (size_t) (mark - p->at);
+    if (mark == p->end) {
+        p->at = p->end;
+        return 0;
+    }
+    p->at = mark + 1;
+    if (mark == p->id) {
+        p->id = answer_mark(p->at, p->end, INFER_RENDER_ID);
+        return INFER_RENDER_ID;
+    }
+    p->time = answer_mark(p->at, p->end, INFER_RENDER_TIME);
+    return INFER_RENDER_TIME;
+}
+
 int
 infer_answer_fill(infer_buf_t *out, const char *blank, size_t len,
     const infer_render_conf_t *conf)
 {
-    char         created[ANSWER_DECIMAL];
-    size_t       n = answer_decimal(created, conf->created);
-    const char  *end = blank + len, *p, *id, *time;
+    int                    mark;
+    char                   created[INFER_ANSWER_DECIMAL];
+    size_t                 n = infer_answer_decimal(created, conf->created);
+    const char            *text;
+    infer_answer_parts_t   p;
 
-    id = answer_mark(blank, end, INFER_RENDER_ID);
-    time = answer_mark(blank, end, INFER_RENDER_TIME);
-
-    while (blank < end) {
-        p = id < time ? id : time;
-        infer_buf_put(out, blank, (size_t) (p - blank));
-        if (p == end) {
-            break;
-        }
-        blank = p + 1;
-        if (p == id) {
+    infer_answer_parts(&p, blank, len);
+    do {
+        mark = infer_answer_part(&p, &text, &len);
+        infer_buf_put(out, text, len);
+        if (mark == INFER_RENDER_ID) {
             infer_buf_escape_any(out, conf->id.data, conf->id.len);
-            id = answer_mark(blank, end, INFER_RENDER_ID);
-        } else {
-            infer_buf_put(out, created + ANSWER_DECIMAL - n, n);
-            time = answer_mark(blank, end, INFER_RENDER_TIME);
+        } else if (mark == INFER_RENDER_TIME) {
+            infer_buf_put(out, created + sizeof(created) - n, n);
         }
-    }
+    } while (mark != 0);
     return infer_buf_rc(out);
 }

@@ -12,6 +12,7 @@
 #include "text/api.h"
 
 #define INFER_ANSWER_MAX  (16u << 20)      /* bytes of one */
+#define INFER_ANSWER_DECIMAL  24           /* bytes that hold any int64_t */
 
 /* One choice of a packed log; recs and top point into the bytes. */
 typedef struct {
@@ -53,6 +54,21 @@ int infer_answer_open(infer_answer_t *a, const void *data, size_t len,
 int infer_answer_render(infer_buf_t *out, const infer_text_t *text,
     const infer_api_request_t *req, const infer_answer_t *a,
     const infer_render_conf_t *conf);
+/*
+ * A blank answer from mark to mark, for callers that do not want it copied:
+ * part says what text comes next and returns the mark behind it, 0 at the
+ * end. No mark lies across the pieces that an answer is cut into.
+ */
+typedef struct {
+    const char  *at, *end, *id, *time;
+} infer_answer_parts_t;
+
+void infer_answer_parts(infer_answer_parts_t *p, const char *blank,
+    size_t len);
+int infer_answer_part(infer_answer_parts_t *p, const char **text,
+    size_t *len);
+/* Digits without printf(), into the end of to; returns their number. */
+size_t infer_answer_decimal(char to[INFER_ANSWER_DECIMAL], int64_t value);
 /* blank with the marks replaced. */
 int infer_answer_fill(infer_buf_t *out, const char *blank, size_t len,
     const infer_render_conf_t *conf);

@@ -11,11 +11,11 @@ store_lock(const infer_store_t *c, store_shard_t *s)
 {
     uint32_t  nobody = 0;
 
-    atomic_fetch_add_explicit(&s->tries, 1, memory_order_relaxed);
     if (atomic_compare_exchange_strong_explicit(&s->lock, &nobody, c->owner,
                                                 memory_order_acquire,
                                                 memory_order_relaxed))
     {
+        store_count(&s->locked);
         return 1;
     }
     atomic_fetch_add_explicit(&s->busy, 1, memory_order_relaxed);
@@ -37,7 +37,7 @@ static void
 store_change(store_shard_t *s, uint32_t on)
 {
     atomic_signal_fence(memory_order_seq_cst);
-    atomic_store_explicit(&s->dirty, on, memory_order_seq_cst);
+    atomic_store_explicit(&s->dirty, on, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst);
 }
 
@@ -97,8 +97,7 @@ infer_store_init(void *mem, size_t bytes, uint32_t n_shards)
     for (i = 0; i < n_shards; i++) {
         s = (store_shard_t *) ((uint8_t *) mem + sizeof(*h)
                                + i * shard_bytes);
-        memset(s, 0, sizeof(*s));
-        store_shard_format(s, n_blocks);
+        store_shard_make(s, n_blocks);
     }
     h->magic = STORE_MAGIC;
     return INFER_OK;
@@ -147,24 +146,47 @@ store_gone(const infer_store_t *c, const store_entry_t *e, uint64_t now_ms)
            || store_purged(c, e, 0) || store_purged(c, e, 1);
 }
 
-static void
-store_drop(store_shard_t *s, uint32_t i)
+/* 1: the value stays where it is and has one reader more. */
+static int
+store_refer(const infer_store_t *c, store_shard_t *s, const store_entry_t *e,
+    infer_store_get_t *g)
 {
-    s->used -= store_entries(s)[i].n_blocks;
-    store_entry_free(s, i);
+    size_t              at = e->ident_len;
+    uint32_t            i = e->block;
+    infer_store_ref_t  *r = g->ref;
+
+    if (r == NULL || g->stale || e->value_len < g->ref_min) {
+        return 0;
+    }
+    r->count = store_pin(s, e, c->owner);
+    if (r->count == NULL) {
+        return 0;
+    }
+    for ( /* void */ ; at >= STORE_DATA; at -= STORE_DATA) {
+        i = store_blocks(s)[i].next;
+    }
+    r->blocks = store_blocks(s);
+    r->block = i;
+    r->at = at;
+    r->left = e->value_len;
+    return 1;
 }
 
 static int
-store_take(store_shard_t *s, const store_entry_t *e, infer_store_get_t *g)
+store_take(const infer_store_t *c, store_shard_t *s, const store_entry_t *e,
+    infer_store_get_t *g)
 {
-    g->value = g->alloc(g->alloc_arg, e->value_len);
-    if (g->value == NULL) {
-        return INFER_NOMEM;
-    }
-    store_read_value(s, e, g->value);
-    g->value_len = e->value_len;
-    g->age_ms = g->now_ms > e->born_ms ? g->now_ms - e->born_ms : 0;
     g->stale = g->now_ms >= e->fresh_ms;
+    g->value = NULL;
+    g->value_len = e->value_len;
+    if (!store_refer(c, s, e, g)) {
+        g->value = g->alloc(g->alloc_arg, e->value_len);
+        if (g->value == NULL) {
+            return INFER_NOMEM;
+        }
+        store_read_value(s, e, g->value);
+    }
+    g->age_ms = g->now_ms > e->born_ms ? g->now_ms - e->born_ms : 0;
     g->left_ms = g->stale ? 0 : e->fresh_ms - g->now_ms;
     g->frequency = store_frequency(s, e->key);
     return INFER_OK;
@@ -188,7 +210,7 @@ store_lookup(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
 
     e = &store_entries(s)[i];
     if (store_gone(c, e, g->now_ms)) {
-        store_drop(s, i);
+        store_entry_free(s, i);
         store_count(&s->expired);
         store_count(&s->misses);
         return INFER_AGAIN;
@@ -199,7 +221,7 @@ store_lookup(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
         return INFER_AGAIN;
     }
 
-    rc = store_take(s, e, g);
+    rc = store_take(c, s, e, g);
     if (rc == INFER_OK) {
         store_touch(s, i);
         store_count(g->stale ? &s->stale : &s->hits);
@@ -217,11 +239,44 @@ infer_store_get(infer_store_t *c, const uint8_t *key, infer_store_get_t *g)
         return INFER_BUSY;
     }
     store_change(s, 1);
+    store_pin_collect(s);
     rc = store_lookup(c, s, key, g);
     store_outcome(s, rc == INFER_OK);
     store_change(s, 0);
     store_unlock(s);
     return rc;
+}
+
+/* ---- values that are read where they lie ---- */
+
+size_t
+infer_store_piece(infer_store_ref_t *r, size_t most, const uint8_t **p)
+{
+    size_t                n;
+    const store_block_t  *b = r->blocks;
+
+    if (r->at == STORE_DATA) {
+        r->block = b[r->block].next;
+        r->at = 0;
+    }
+    n = STORE_DATA - r->at < r->left ? STORE_DATA - r->at : r->left;
+    n = n < most ? n : most;
+    *p = n > 0 ? b[r->block].data + r->at : NULL;
+    r->at += n;
+    r->left -= n;
+    return n;
+}
+
+void
+infer_store_release(infer_store_ref_t *r)
+{
+    if (r->count != NULL) {
+        atomic_store_explicit(r->count,
+                              atomic_load_explicit(r->count,
+                                                   memory_order_relaxed) - 1,
+                              memory_order_release);
+        r->count = NULL;
+    }
 }
 
 /* Locked, in a change; n blocks are wanted. */
@@ -233,7 +288,7 @@ store_insert(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
     store_entry_t  *e;
 
     if (i != STORE_NONE) {
-        store_drop(s, i);
+        store_entry_free(s, i);
         store_count(&s->updates);
     }
     i = store_entry_new(s, key);
@@ -274,6 +329,7 @@ infer_store_put(infer_store_t *c, const uint8_t *key,
         return INFER_BUSY;
     }
     store_change(s, 1);
+    store_pin_collect(s);
     rc = store_insert(c, s, key, p, (uint32_t) n);
     store_change(s, 0);
     store_unlock(s);
@@ -292,7 +348,7 @@ infer_store_remove(infer_store_t *c, const uint8_t *key)
     i = store_find(s, key);
     if (i != STORE_NONE) {
         store_change(s, 1);
-        store_drop(s, i);
+        store_entry_free(s, i);
         store_change(s, 0);
     }
     store_unlock(s);
@@ -424,6 +480,13 @@ infer_store_land(infer_store_t *c, const uint8_t *key,
 
 /* ---- the dead; figures ---- */
 
+static store_shard_t *
+store_nth(const infer_store_t *c, uint32_t i)
+{
+    return (store_shard_t *) ((uint8_t *) c->head + sizeof(*c->head)
+                              + i * c->head->shard_bytes);
+}
+
 uint32_t
 infer_store_recover(infer_store_t *c, int (*alive)(void *arg, uint32_t owner),
     void *arg)
@@ -432,22 +495,25 @@ infer_store_recover(infer_store_t *c, int (*alive)(void *arg, uint32_t owner),
     store_shard_t  *s;
 
     for (i = 0; i < c->head->n_shards; i++) {
-        s = (store_shard_t *) ((uint8_t *) c->head + sizeof(*c->head)
-                               + i * c->head->shard_bytes);
+        s = store_nth(c, i);
         owner = atomic_load_explicit(&s->lock, memory_order_relaxed);
-        if (owner == 0 || owner == c->owner || alive(arg, owner)
+        if ((owner != 0 && alive(arg, owner))
             || !atomic_compare_exchange_strong_explicit(
                     &s->lock, &owner, c->owner, memory_order_acquire,
                     memory_order_relaxed))
         {
             continue;
         }
-        if (atomic_load(&s->dirty)) {
-            store_shard_format(s, s->n_blocks);
-            store_change(s, 0);
+        store_pin_bury(s, alive, arg);
+        if (owner != 0 && atomic_load(&s->dirty)) {
+            store_shard_format(s);
             store_count(&s->wiped);
             wiped++;
+        } else {
+            store_change(s, 1);
+            store_pin_collect(s);
         }
+        store_change(s, 0);
         store_unlock(s);
     }
     return wiped;
@@ -461,12 +527,12 @@ infer_store_stats(const infer_store_t *c, infer_store_stats_t *st)
 
     memset(st, 0, sizeof(*st));
     for (i = 0; i < c->head->n_shards; i++) {
-        s = (store_shard_t *) ((uint8_t *) c->head + sizeof(*c->head)
-                               + i * c->head->shard_bytes);
+        s = store_nth(c, i);
+        st->refs += store_pin_readers(s);
         st->hits += atomic_load(&s->hits);
         st->misses += atomic_load(&s->misses);
         st->stale += atomic_load(&s->stale);
-        st->tries += atomic_load(&s->tries);
+        st->tries += atomic_load(&s->locked) + atomic_load(&s->busy);
         st->busy += atomic_load(&s->busy);
         st->inserts += atomic_load(&s->inserts);
         st->updates += atomic_load(&s->updates);

@@ -5,14 +5,20 @@
  *
  *   header | tags[4096] | shard 0 | shard 1 | ...
  *   shard: lock, lists, counters | sketch | buckets | entries | flights
- *          | blocks of 2 KiB
+ *          | pins | blocks of 2 KiB
  *
  * A key's first bits choose its shard. A shard has one lock, which is tried
- * and never waited for: busy is a miss. Values are copied in and out under
- * it, so a reader pins nothing and a slow client keeps nothing alive. The
- * lock word names its owner and a flag says that lists are being changed: a
- * shard whose owner died in a change is wiped by the next
- * infer_store_recover(), one that died while reading is just unlocked.
+ * and never waited for: busy is a miss. The lock word names its owner and a
+ * flag says that lists are being changed: a shard whose owner died in a
+ * change is wiped by the next infer_store_recover(), one that died otherwise
+ * is just unlocked.
+ *
+ * Values are copied in and out under the lock, or are read where they lie: a
+ * pin counts the readers that one process has of one chain of blocks. Who
+ * evicts, replaces or wipes leaves such a chain alone, and it is freed after
+ * its last reader. Pinned chains may take half of a shard; then, and when all
+ * pins are taken, values are copied, so slow readers cost others nothing
+ * else. A dead process' pins are taken back by infer_store_recover().
  *
  * What stays: W-TinyLFU (Einziger, Friedman, Manes: "TinyLFU: a highly
  * efficient cache admission policy", ACM TOS 13/4, 2017). New entries enter
@@ -54,6 +60,7 @@ typedef struct {
     uint64_t  wiped;                /* shards, after a death */
     uint64_t  entries, bytes;       /* now; bytes of blocks in use */
     uint64_t  capacity;             /* bytes of all blocks */
+    uint64_t  refs;                 /* readers of values in place, now */
 } infer_store_stats_t;
 
 /* What is stored under a key. ident is compared byte by byte on a hit: equal
@@ -70,10 +77,24 @@ typedef struct {
     uint64_t     origin;            /* purged like a tag; 0: none */
 } infer_store_put_t;
 
+/* A value that stays where it is while it is read; good in the process that
+ * got it, until released. */
+typedef struct {
+    _Atomic uint32_t  *count;
+    const void        *blocks;
+    uint32_t           block;       /* that is read next, from at on */
+    size_t             at, left;
+} infer_store_ref_t;
+
 typedef struct {
     const void  *ident;
     size_t       ident_len;
     uint64_t     now_ms;
+    /* not NULL: fresh values of so many bytes may stay where they are: then
+     * value is NULL and *ref is to be released */
+    infer_store_ref_t
+                *ref;
+    size_t       ref_min;
     /* memory for the value, called under the lock: must be quick; NULL
      * leaves it, and the get ends with NOMEM */
     void       *(*alloc)(void *arg, size_t len);
@@ -108,6 +129,12 @@ int infer_store_attach(infer_store_t *s, void *mem, size_t bytes,
  * shard is locked. NOMEM: alloc gave nothing. */
 int infer_store_get(infer_store_t *s, const uint8_t *key,
     infer_store_get_t *g);
+/* The next piece of a value, most bytes at most; 0: that was all. It may be
+ * read until the release, which needs no lock; both only by the thread that
+ * calls infer_store_get(). */
+size_t infer_store_piece(infer_store_ref_t *r, size_t most,
+    const uint8_t **p);
+void infer_store_release(infer_store_ref_t *r);
 /* OK: stored. BUSY: locked. INVALID: larger than an eighth of a shard.
  * AGAIN: not admitted, others are asked for more often. */
 int infer_store_put(infer_store_t *s, const uint8_t *key,
@@ -131,9 +158,9 @@ int infer_store_board(infer_store_t *s, const uint8_t *key,
 int infer_store_land(infer_store_t *s, const uint8_t *key,
     infer_store_flight_t f);
 
-/* Unlocks what the dead left locked, wiping what they left half-changed.
- * alive(arg, owner) says who lives. Any process, now and then. Returns
- * shards wiped. */
+/* Unlocks what the dead left locked, wiping what they left half-changed, and
+ * takes back their pins. alive(arg, owner) says who lives. Any process, now
+ * and then. Returns shards wiped. */
 uint32_t infer_store_recover(infer_store_t *s,
     int (*alive)(void *arg, uint32_t owner), void *arg);
 

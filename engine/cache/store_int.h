@@ -1,7 +1,8 @@
 /*
  * store_int.h: what a shard looks like in memory; shared by store.c (the
- * doors), store_shard.c (blocks, buckets, entries) and store_policy.c (who
- * stays). Offsets and indices only.
+ * doors), store_shard.c (blocks, buckets, entries), store_pin.c (values that
+ * are read where they lie) and store_policy.c (who stays). Offsets and
+ * indices only.
  */
 
 #ifndef INFER_CACHE_STORE_INT_H
@@ -15,6 +16,7 @@
 #define STORE_NONE     UINT32_MAX
 #define STORE_TAGS     4096
 #define STORE_MIN_BLOCKS  16             /* of a shard */
+#define STORE_PINS     32                /* of a shard */
 #define STORE_DATA     (INFER_STORE_BLOCK - sizeof(uint32_t))
 
 /* Segments of the policy. */
@@ -57,6 +59,20 @@ typedef struct {
     uint32_t              used;
 } store_flight_t;
 
+/* So many readers of one process for one chain. count belongs to the owner,
+ * who raises it under the lock and lowers it without; release, pairs with
+ * the acquire in store_pin_count(). All else is written under the lock. An
+ * orphan is a chain whose entry has gone: it is freed when no pin of it has
+ * a count, and until then the pin is taken. One pin of a chain says so. */
+typedef struct {
+    uint32_t          owner;
+    _Atomic uint32_t  count;
+    uint32_t          block;              /* the chain's first */
+    uint16_t          orphan;
+    uint16_t          reserved;
+    uint32_t          n_blocks;
+} store_pin_t;
+
 _Static_assert(sizeof(store_block_t) == INFER_STORE_BLOCK, "store block");
 
 /* lock: CAS 0 -> owner (acquire; pairs with the release in
@@ -71,13 +87,15 @@ typedef struct {
     uint32_t          used;               /* blocks, those promised to the
                                            * entry being put included */
     uint32_t          additions;          /* to the sketch since it halved */
+    uint32_t          orphans;            /* pins that say so */
     uint32_t          period_asked, period_hits, period_lost;
     double            average, average_lost;  /* of requests in periods: hits,
                                            * known keys that left */
     store_list_t      list[STORE_N_LISTS];
     _Atomic uint64_t  hits, misses, stale, inserts, updates, evictions,
                       rejects, expired, collisions, wiped, entries;
-    _Atomic uint64_t  tries, busy;        /* any process, relaxed adds */
+    _Atomic uint64_t  locked;
+    _Atomic uint64_t  busy;               /* any process, relaxed adds */
     uint8_t           pad[64];
 } store_shard_t;
 
@@ -126,10 +144,16 @@ store_flights(const store_shard_t *s)
     return (store_flight_t *) (store_entries(s) + s->n_entries);
 }
 
+static inline store_pin_t *
+store_pins(const store_shard_t *s)
+{
+    return (store_pin_t *) (store_flights(s) + INFER_STORE_FLIGHTS);
+}
+
 static inline store_block_t *
 store_blocks(const store_shard_t *s)
 {
-    return (store_block_t *) (store_flights(s) + INFER_STORE_FLIGHTS);
+    return (store_block_t *) (store_pins(s) + STORE_PINS);
 }
 
 static inline void
@@ -143,12 +167,17 @@ store_count(_Atomic uint64_t *n)
 
 /* Bytes of a shard of so many blocks. */
 size_t store_shard_bytes(uint32_t n_blocks);
-void store_shard_format(store_shard_t *s, uint32_t n_blocks);
+void store_shard_make(store_shard_t *s, uint32_t n_blocks);
+/* Empties it, but for chains that have readers. */
+void store_shard_format(store_shard_t *s);
 uint32_t store_find(const store_shard_t *s, const uint8_t *key);
 /* A free entry in its bucket, in no list; there is always one. */
 uint32_t store_entry_new(store_shard_t *s, const uint8_t *key);
-/* Out of bucket and list, blocks given back. */
+/* Out of bucket and list; its blocks are given back and not `used` any more,
+ * now or after the last reader. */
 void store_entry_free(store_shard_t *s, uint32_t i);
+/* A chain becomes free blocks; returns how many. */
+uint32_t store_give_back(store_shard_t *s, uint32_t first);
 /* ident and value into blocks taken from the free ones, which suffice. */
 void store_write(store_shard_t *s, store_entry_t *e,
     const infer_store_put_t *p);
@@ -157,6 +186,24 @@ int store_ident_equal(const store_shard_t *s, const store_entry_t *e,
     const void *ident, size_t len);
 void store_read_value(const store_shard_t *s, const store_entry_t *e,
     uint8_t *to);
+
+/* ---- store_pin.c ---- */
+
+/* One more reader; NULL: none is to be had, the value must be copied. */
+_Atomic uint32_t *store_pin(store_shard_t *s, const store_entry_t *e,
+    uint32_t owner);
+/* 1: the chain has readers, and is an orphan from now on. */
+int store_pin_orphan(store_shard_t *s, uint32_t block);
+/* Frees orphans without readers. */
+void store_pin_collect(store_shard_t *s);
+/* No readers of the dead any more. */
+void store_pin_bury(store_shard_t *s,
+    int (*alive)(void *arg, uint32_t owner), void *arg);
+/* Of a shard that is being formatted: marks the blocks of chains with readers
+ * by list != STORE_FREE in the entry of the same index, all of which are free,
+ * and makes them orphans. Returns how many. */
+uint32_t store_pin_keep(store_shard_t *s);
+uint32_t store_pin_readers(const store_shard_t *s);
 
 /* ---- store_policy.c ---- */
 

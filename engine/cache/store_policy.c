@@ -250,13 +250,6 @@ policy_victim(const store_shard_t *s, uint32_t but)
     return STORE_NONE;
 }
 
-static void
-policy_evict(store_shard_t *s, uint32_t i)
-{
-    s->used -= store_entries(s)[i].n_blocks;
-    store_entry_free(s, i);
-}
-
 /* Candidate c came out of the window and must find room in the main part.
  * 0: it was turned away. */
 static int
@@ -270,12 +263,12 @@ policy_contest(store_shard_t *s, uint32_t c)
         theirs = v != STORE_NONE ? store_frequency(s, all[v].key)
                                  : POLICY_MAX;
         if (ours <= theirs) {
-            policy_evict(s, c);
+            store_entry_free(s, c);
             store_count(&s->rejects);
             s->period_lost += ours >= POLICY_KNOWN;
             return 0;
         }
-        policy_evict(s, v);
+        store_entry_free(s, v);
         store_count(&s->evictions);
         s->period_lost += theirs >= POLICY_KNOWN;
     }
@@ -301,7 +294,7 @@ store_admit(store_shard_t *s, uint32_t i)
     }
     /* the main part had grown into an empty window */
     while (s->used > s->n_blocks) {
-        policy_evict(s, policy_victim(s, kept ? i : STORE_NONE));
+        store_entry_free(s, policy_victim(s, kept ? i : STORE_NONE));
         store_count(&s->evictions);
     }
     return kept;

@@ -30,22 +30,46 @@ store_shard_bytes(uint32_t n_blocks)
                                             + sizeof(uint32_t))
         + (size_t) n_blocks * (sizeof(store_entry_t) + INFER_STORE_BLOCK)
         + sizeof(store_entry_t)
-        + INFER_STORE_FLIGHTS * sizeof(store_flight_t);
+        + INFER_STORE_FLIGHTS * sizeof(store_flight_t)
+        + STORE_PINS * sizeof(store_pin_t);
     return (n + 63) & ~(size_t) 63;
 }
 
-void
-store_shard_format(store_shard_t *s, uint32_t n_blocks)
+/* All blocks but those that are marked to be kept (store_pin_keep()). */
+static void
+shard_free_blocks(store_shard_t *s)
 {
-    uint32_t  i;
+    uint32_t        i;
+    store_block_t  *b = store_blocks(s);
 
+    s->free_block = STORE_NONE;
+    for (i = s->n_blocks; i-- > 0; ) {
+        if (store_entries(s)[i].list == STORE_FREE) {
+            b[i].next = s->free_block;
+            s->free_block = i;
+        }
+        store_entries(s)[i].list = STORE_FREE;
+    }
+}
+
+void
+store_shard_make(store_shard_t *s, uint32_t n_blocks)
+{
+    memset(s, 0, sizeof(*s));
     s->n_blocks = n_blocks;
     /* each has a block at least, but the one that asks to be let in */
     s->n_entries = n_blocks + 1;
     s->n_buckets = shard_power(n_blocks);
     s->n_words = SHARD_WORDS * shard_power(n_blocks);
-    s->n_free = n_blocks;
-    s->used = 0;
+    memset(store_pins(s), 0, STORE_PINS * sizeof(store_pin_t));
+    store_shard_format(s);
+}
+
+void
+store_shard_format(store_shard_t *s)
+{
+    uint32_t  i;
+
     s->additions = 0;
     s->period_asked = s->period_hits = s->period_lost = 0;
     s->average = s->average_lost = 0;
@@ -63,11 +87,10 @@ store_shard_format(store_shard_t *s, uint32_t n_blocks)
         store_entries(s)[i].older = i + 1 < s->n_entries ? i + 1 : STORE_NONE;
         store_entries(s)[i].list = STORE_FREE;
     }
-    for (i = 0; i < n_blocks; i++) {
-        store_blocks(s)[i].next = i + 1 < n_blocks ? i + 1 : STORE_NONE;
-    }
+    s->used = store_pin_keep(s);
+    s->n_free = s->n_blocks - s->used;
+    shard_free_blocks(s);
     s->free_entry = 0;
-    s->free_block = 0;
     atomic_store_explicit(&s->entries, 0, memory_order_relaxed);
 }
 
@@ -110,23 +133,20 @@ store_entry_new(store_shard_t *s, const uint8_t *key)
     return i;
 }
 
-static void
-shard_give_back(store_shard_t *s, store_entry_t *e)
+uint32_t
+store_give_back(store_shard_t *s, uint32_t first)
 {
-    uint32_t        last = e->block, n = 1;
+    uint32_t        last = first, n = 1;
     store_block_t  *b = store_blocks(s);
 
-    if (last == STORE_NONE) {
-        return;
-    }
     while (b[last].next != STORE_NONE) {
         last = b[last].next;
         n++;
     }
     b[last].next = s->free_block;
-    s->free_block = e->block;
+    s->free_block = first;
     s->n_free += n;
-    e->block = STORE_NONE;
+    return n;
 }
 
 void
@@ -143,7 +163,12 @@ store_entry_free(store_shard_t *s, uint32_t i)
     if (e->list != STORE_FREE) {
         store_list_remove(s, i);
     }
-    shard_give_back(s, e);
+    if (e->block == STORE_NONE) {
+        s->used -= e->n_blocks;           /* promised, and not taken */
+    } else if (!store_pin_orphan(s, e->block)) {
+        s->used -= store_give_back(s, e->block);
+    }
+    e->block = STORE_NONE;
     e->older = s->free_entry;
     s->free_entry = i;
     atomic_fetch_sub_explicit(&s->entries, 1, memory_order_relaxed);

@@ -38,28 +38,27 @@ hash_rotate(uint64_t x, int n)
     return x << n | x >> (64 - n);
 }
 
-static void
-hash_rounds(hash_state_t *s, int n)
+static inline void
+hash_round(hash_state_t *s)
 {
-    while (n-- > 0) {
-        s->a += s->b;
-        s->c += s->d;
-        s->b = hash_rotate(s->b, 13) ^ s->a;
-        s->d = hash_rotate(s->d, 16) ^ s->c;
-        s->a = hash_rotate(s->a, 32);
-        s->c += s->b;
-        s->a += s->d;
-        s->b = hash_rotate(s->b, 17) ^ s->c;
-        s->d = hash_rotate(s->d, 21) ^ s->a;
-        s->c = hash_rotate(s->c, 32);
-    }
+    s->a += s->b;
+    s->c += s->d;
+    s->b = hash_rotate(s->b, 13) ^ s->a;
+    s->d = hash_rotate(s->d, 16) ^ s->c;
+    s->a = hash_rotate(s->a, 32);
+    s->c += s->b;
+    s->a += s->d;
+    s->b = hash_rotate(s->b, 17) ^ s->c;
+    s->d = hash_rotate(s->d, 21) ^ s->a;
+    s->c = hash_rotate(s->c, 32);
 }
 
-static void
+static inline void
 hash_word(hash_state_t *s, uint64_t w)
 {
     s->d ^= w;
-    hash_rounds(s, 2);
+    hash_round(s);
+    hash_round(s);
     s->a ^= w;
 }
 
@@ -67,6 +66,7 @@ void
 infer_hash(const uint8_t key[INFER_HASH_BYTES], const void *data, size_t len,
     uint8_t out[INFER_HASH_BYTES])
 {
+    int             i;
     size_t          left = len;
     uint8_t         tail[8] = { 0 };
     uint64_t        k0 = hash_load(key), k1 = hash_load(key + 8);
@@ -90,9 +90,13 @@ infer_hash(const uint8_t key[INFER_HASH_BYTES], const void *data, size_t len,
     hash_word(&s, hash_load(tail));
 
     s.c ^= 0xee;
-    hash_rounds(&s, 4);
+    for (i = 0; i < 4; i++) {
+        hash_round(&s);
+    }
     hash_store(out, s.a ^ s.b ^ s.c ^ s.d);
     s.b ^= 0xdd;
-    hash_rounds(&s, 4);
+    for (i = 0; i < 4; i++) {
+        hash_round(&s);
+    }
     hash_store(out + 8, s.a ^ s.b ^ s.c ^ s.d);
 }
