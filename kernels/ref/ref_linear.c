@@ -14,12 +14,24 @@
 #include "ref/ref_dequant_k.h"
 
 #define REF_INLINE  static inline __attribute__((always_inline))
-#define REF_ROWS  16     /* rows served by one dequantized block */
+#define REF_ROWS  64     /* rows served by one dequantized block */
 
-/* Four outputs; every x86-64 and arm64 has such a register. */
-typedef float  ref_v4 __attribute__((vector_size(16)));
+/* Eight outputs; what has no such register takes two. */
+typedef float  ref_v8 __attribute__((vector_size(32)));
 
-#define REF_V4  (CPU_STRIPE / 4)
+#define REF_V8  (CPU_STRIPE / 8)
+
+/* The same source once more with wider registers and fmaf() as an
+ * instruction: exact both ways, for multiply and add are not contracted. */
+#if defined(__x86_64__)
+#define REF_WIDE  __attribute__((target("avx2,fma,f16c")))
+#define REF_WIDEST(name)  (__builtin_cpu_supports("avx2")                    \
+                           && __builtin_cpu_supports("fma")                  \
+                           && __builtin_cpu_supports("f16c")                 \
+                           ? name ## _wide : name)
+#else
+#define REF_WIDEST(name)  name
+#endif
 
 
 static inline float
@@ -53,7 +65,7 @@ ref_value(const cpu_traits_t t, const uint8_t *blk, uint32_t j, uint32_t k)
 }
 
 /* Scale s of output j of a block; what 8-bit ones count is in the head. */
-static float
+REF_INLINE float
 ref_scale(const cpu_traits_t t, const uint8_t *head, const uint8_t *blk,
     uint32_t j, uint32_t s)
 {
@@ -73,7 +85,7 @@ ref_scale(const cpu_traits_t t, const uint8_t *head, const uint8_t *blk,
 }
 
 /* What is added to a value after scaling. */
-static float
+REF_INLINE float
 ref_min(const cpu_traits_t t, const uint8_t *head, const uint8_t *blk,
     uint32_t j, uint32_t s)
 {
@@ -90,7 +102,7 @@ ref_min(const cpu_traits_t t, const uint8_t *head, const uint8_t *blk,
              * (float) (t.shared ? p[j] >> 4 : p[j]));
 }
 
-static float
+REF_INLINE float
 ref_float_at(const kern_weight_t *w, const uint8_t *stripe, uint32_t j,
     uint32_t k)
 {
@@ -177,7 +189,7 @@ ref_unpack_values(const cpu_traits_t t, const uint8_t *blk, ref_part_t *part)
     }
 }
 
-static void
+REF_INLINE void
 ref_unpack(cpu_form_e form, const uint8_t *stripe, uint32_t b,
     ref_part_t *part)
 {
@@ -211,7 +223,7 @@ ref_unpack(cpu_form_e form, const uint8_t *stripe, uint32_t b,
 }
 
 /* Block b of a stripe as f32 [32][48]. */
-static void
+REF_INLINE void
 ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
     float *out)
 {
@@ -245,49 +257,68 @@ ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
 }
 
 /* One block's additions to the chains of one row. */
-static void
-ref_add_block(ref_v4 *acc, const ref_v4 (*wt)[REF_V4], const float *x)
+REF_INLINE void
+ref_add_block(ref_v8 *acc, const ref_v8 (*wt)[REF_V8], const float *x)
 {
-    ref_v4    a, b, c, d, v;
+    ref_v8    a, b, c, v;
     uint32_t  k, j;
 
-    for (j = 0; j < REF_V4; j += 4) {
+    for (j = 0; j < REF_V8; j += 3) {
         a = acc[j];
         b = acc[j + 1];
         c = acc[j + 2];
-        d = acc[j + 3];
         for (k = 0; k < CPU_BLOCK; k++) {
-            v = (ref_v4) { x[k], x[k], x[k], x[k] };
+            v = (ref_v8) { x[k], x[k], x[k], x[k], x[k], x[k], x[k], x[k] };
             a += wt[k][j] * v;
             b += wt[k][j + 1] * v;
             c += wt[k][j + 2] * v;
-            d += wt[k][j + 3] * v;
         }
         acc[j] = a;
         acc[j + 1] = b;
         acc[j + 2] = c;
-        acc[j + 3] = d;
     }
 }
+
+/* Up to REF_ROWS rows. */
+REF_INLINE void
+ref_linear_f32(const kern_weight_t *w, uint32_t stripe, const cpu_acts_t *a,
+    uint32_t r0, uint32_t n, ref_v8 (*acc)[REF_V8])
+{
+    ref_v8    wt[CPU_BLOCK][REF_V8];
+    uint32_t  r, b;
+
+    for (b = 0; b < w->n_in / CPU_BLOCK; b++) {
+        ref_block_f32(w, stripe, b, (float *) wt);
+        for (r = 0; r < n; r++) {
+            ref_add_block(acc[r], wt, a->f + (size_t) (r0 + r) * a->n_in
+                                      + b * CPU_BLOCK);
+        }
+    }
+}
+
+#ifdef REF_WIDE
+
+REF_WIDE static void
+ref_linear_f32_wide(const kern_weight_t *w, uint32_t stripe,
+    const cpu_acts_t *a, uint32_t r0, uint32_t n, ref_v8 (*acc)[REF_V8])
+{
+    ref_linear_f32(w, stripe, a, r0, n, acc);
+}
+
+#endif
 
 void
 kern_linear_f32_ref(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
     int add)
 {
-    ref_v4    acc[REF_ROWS][REF_V4], wt[CPU_BLOCK][REF_V4];
-    uint32_t  r, n, b, nb = w->n_in / CPU_BLOCK;
+    ref_v8    acc[REF_ROWS][REF_V8];
+    uint32_t  r, n;
 
     for ( /* void */ ; n_rows > 0; n_rows -= n, r0 += n, y += n * ldy) {
         n = n_rows < REF_ROWS ? n_rows : REF_ROWS;
-        memset(acc, 0, sizeof(acc));
-        for (b = 0; b < nb; b++) {
-            ref_block_f32(w, stripe, b, (float *) wt);
-            for (r = 0; r < n; r++) {
-                ref_add_block(acc[r], wt, a->f + (size_t) (r0 + r) * a->n_in
-                                          + b * CPU_BLOCK);
-            }
-        }
+        memset(acc, 0, n * sizeof(acc[0]));
+        REF_WIDEST(ref_linear_f32)(w, stripe, a, r0, n, acc);
         for (r = 0; r < n; r++) {
             ref_store(y + r * ldy, (float *) acc[r], cpu_valid(w, stripe),
                       add);
@@ -295,7 +326,7 @@ kern_linear_f32_ref(const kern_weight_t *w, uint32_t stripe,
     }
 }
 
-static void
+REF_INLINE void
 ref_linear_float(const kern_weight_t *w, uint32_t stripe, const float *x,
     float *acc)
 {
@@ -312,7 +343,7 @@ ref_linear_float(const kern_weight_t *w, uint32_t stripe, const float *x,
 
 /* Half s of a block, or (with one scale) all of it: one link of the chains
  * of one row. */
-static void
+REF_INLINE void
 ref_link(const kern_weight_t *w, const cpu_traits_t t, const ref_part_t *part,
     const cpu_acts_t *a, uint32_t row, uint32_t b, uint32_t s, float *acc,
     float *min)
@@ -342,7 +373,7 @@ ref_link(const kern_weight_t *w, const cpu_traits_t t, const ref_part_t *part,
 }
 
 /* Up to REF_ROWS rows of a quantized weight. */
-static void
+REF_INLINE void
 ref_linear_quant(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n, float (*acc)[CPU_STRIPE])
 {
@@ -352,8 +383,8 @@ ref_linear_quant(const kern_weight_t *w, uint32_t stripe,
     float               min[REF_ROWS][CPU_STRIPE];
     uint32_t            b, j, r;
 
-    memset(acc, 0, REF_ROWS * sizeof(acc[0]));
-    memset(min, 0, sizeof(min));
+    memset(acc, 0, n * sizeof(acc[0]));
+    memset(min, 0, n * sizeof(min[0]));
     for (b = 0; b < w->n_in / CPU_BLOCK; b++) {
         ref_unpack(w->form, data, b, &part);
         for (r = 0; r < n; r++) {
@@ -370,6 +401,33 @@ ref_linear_quant(const kern_weight_t *w, uint32_t stripe,
     }
 }
 
+REF_INLINE void
+ref_linear_q8(const kern_weight_t *w, uint32_t stripe, const cpu_acts_t *a,
+    uint32_t r0, uint32_t n, float (*acc)[CPU_STRIPE])
+{
+    uint32_t  r;
+
+    if (w->form < CPU_F32) {
+        ref_linear_quant(w, stripe, a, r0, n, acc);
+        return;
+    }
+    for (r = 0; r < n; r++) {
+        ref_linear_float(w, stripe, a->f + (size_t) (r0 + r) * w->n_in,
+                         acc[r]);
+    }
+}
+
+#ifdef REF_WIDE
+
+REF_WIDE static void
+ref_linear_q8_wide(const kern_weight_t *w, uint32_t stripe,
+    const cpu_acts_t *a, uint32_t r0, uint32_t n, float (*acc)[CPU_STRIPE])
+{
+    ref_linear_q8(w, stripe, a, r0, n, acc);
+}
+
+#endif
+
 void
 kern_linear_q8_ref(const kern_weight_t *w, uint32_t stripe,
     const cpu_acts_t *a, uint32_t r0, uint32_t n_rows, float *y, size_t ldy,
@@ -380,14 +438,8 @@ kern_linear_q8_ref(const kern_weight_t *w, uint32_t stripe,
 
     for ( /* void */ ; n_rows > 0; n_rows -= n, r0 += n, y += n * ldy) {
         n = n_rows < REF_ROWS ? n_rows : REF_ROWS;
-        if (w->form < CPU_F32) {
-            ref_linear_quant(w, stripe, a, r0, n, acc);
-        }
+        REF_WIDEST(ref_linear_q8)(w, stripe, a, r0, n, acc);
         for (r = 0; r < n; r++) {
-            if (w->form >= CPU_F32) {
-                ref_linear_float(w, stripe,
-                                 a->f + (size_t) (r0 + r) * w->n_in, acc[r]);
-            }
             ref_store(y + r * ldy, acc[r], cpu_valid(w, stripe), add);
         }
     }
