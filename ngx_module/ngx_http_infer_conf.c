@@ -162,6 +162,7 @@ ngx_http_infer_engine_directive(ngx_conf_t *cf, ngx_command_t *cmd,
     }
 
     ecf->name = value[1];
+    ecf->hang = NGX_HTTP_INFER_HANG;
     ngx_str_set(&ecf->isa, "auto");
     ngx_http_infer_place(cf, &ecf->place);
 
@@ -246,6 +247,19 @@ ngx_http_infer_engine_param(ngx_conf_t *cf, ngx_http_infer_engine_conf_t *ecf,
         s.len = value->len - 4;
 
         return ngx_http_infer_env(cf, ecf, &s);
+    }
+
+    if (ngx_strncmp(value->data, "hang=", 5) == 0) {
+        s.data = value->data + 5;
+        s.len = value->len - 5;
+
+        ecf->hang = ngx_parse_time(&s, 0);
+
+        if (ecf->hang == (ngx_msec_t) NGX_ERROR || s.len == 0) {
+            goto invalid;
+        }
+
+        return NGX_CONF_OK;
     }
 
     if (ngx_strncmp(value->data, "path=", 5) == 0 && value->len > 5) {

@@ -9,7 +9,8 @@
  *   conf_loc.c    directives of a location that have a form of their own
  *   zone.c        the bus over cycles: kept, replaced, entered by workers
  *   bus.c         making a bus: checks, sizes, descriptors
- *   engine.c      starts, watches and checks; fork, exec and signals
+ *   engine.c      the life of an engine: woken, watched, replaced
+ *   spawn.c       its process, and a model's check; fork and exec
  *   auth.c        infer_api_keys
  *   cache*.c, purge.c, redis*.c
  *                 the response cache and its second tier
@@ -85,8 +86,12 @@ typedef struct {
     ngx_array_t                 env;            /* ngx_str_t, NAME[=VALUE] */
     ngx_str_t                   path;           /* empty: beside the module */
     ngx_str_t                   isa;
+    ngx_msec_t                  hang;           /* 0: it is left alone */
     ngx_http_infer_place_t      place;
 } ngx_http_infer_engine_conf_t;
+
+
+#define NGX_HTTP_INFER_HANG     120000          /* hang= by default, ms */
 
 
 /* infer_model {}: as written; 0 and empty are "not given" */
@@ -174,6 +179,10 @@ struct ngx_http_infer_bus_s {
     ngx_event_t                 housekeeping;   /* engine.c, cancelable */
     ngx_connection_t           *engine;         /* a pidfd, or NULL */
     uint32_t                    engine_pid;     /* that it watches */
+    ngx_msec_t                  hang;           /* its end after that, or 0 */
+    ngx_msec_t                  hang_time;      /* its heart stands still */
+    ngx_msec_t                  hang_seen;      /* the last tick */
+    uint64_t                    hang_beat;
     ngx_http_infer_watch_t     *watch;          /* event.c */
     ngx_queue_t                 refreshes;      /* refresh.c */
     ngx_uint_t                  nrefreshes;
@@ -334,6 +343,14 @@ ngx_uint_t ngx_http_infer_engine_alive(ngx_http_infer_bus_t *bus);
 
 void ngx_http_infer_engine_housekeeping(ngx_event_t *ev);
 void ngx_http_infer_engine_unwatch(ngx_http_infer_bus_t *bus);
+
+/*
+ * spawn.c. spawn: a new engine, which is there when it has taken its lock;
+ * what fails is logged. open: its binary, NGX_HTTP_INFER_NO_FD after an error.
+ * check: the answer of a child that has looked at a model.
+ */
+
+void ngx_http_infer_engine_spawn(ngx_http_infer_bus_t *bus, ngx_log_t *log);
 int ngx_http_infer_engine_open(ngx_http_infer_zone_t *zone, ngx_log_t *log);
 ngx_int_t ngx_http_infer_engine_check(int engine_fd, char *const *argv,
     char *const *env, const int *fds, ngx_core_conf_t *ccf, char *answer,

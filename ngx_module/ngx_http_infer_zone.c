@@ -481,6 +481,8 @@ ngx_http_infer_bus_enter(ngx_http_infer_zone_t *zone, ngx_log_t *log)
     bus->entry = entry;
     bus->engine = NULL;
     bus->engine_pid = 0;
+    bus->hang = zone->engine ? zone->engine->hang : NGX_HTTP_INFER_HANG;
+    bus->hang_time = 0;
 
     if (ngx_http_infer_event_attach(bus, log) != NGX_OK) {
         infer_entry_leave(&bus->bus, entry);

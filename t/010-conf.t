@@ -37,7 +37,7 @@ GET /v1/models
 === TEST 2: everything
 --- http_config
     infer_zone   main 64m;
-    infer_engine main threads=1 nice=5 isa=auto env=HOME env=A=b cpus=0;
+    infer_engine main threads=1 nice=5 isa=auto hang=90s env=HOME env=A=b cpus=0;
     infer_model tiny {
         zone main; path $TEST_NGINX_TINY_MODEL; alias gpt-x gpt-y;
         device cpu; context 512; sequences 4; batch_tokens 64;
@@ -727,3 +727,13 @@ POST /v1/completions
 --- request
 GET /v1/models
 --- response_body_like: "id": ?"tiny"
+
+=== TEST 25: a time that is none
+--- http_config
+    infer_engine default hang=soon;
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "infer_engine" parameter "hang=soon" in .*nginx\.conf:\d+/]
