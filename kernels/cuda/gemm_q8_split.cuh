@@ -89,14 +89,20 @@ q8_split_scales(unsigned char *smem, const Q8Piece &s, uint32_t c, int u)
     const uint32_t  at = c % (C::RING + 1) * C::scales;
     const uint64_t  from = (uint64_t) c * C::scales;
     const int       left = (int) (s.groups - c * C::WARPS) * F::group_bytes;
+    const int       n = left < C::scales ? left : C::scales;
 
     if (c >= s.n_chunks) {
         return;
     }
-    for (int i = u * 16; i < C::scales && i < left; i += C::chains * 16) {
-        cp16(smem + C::scale_at + at + i, s.scale + from + i, true);
-        if (F::min) {
-            cp16(smem + C::min_at + at + i, s.min + from + i, true);
+#pragma unroll
+    for (int j = 0; j < C::scales; j += C::chains * 16) {
+        const int  i = j + u * 16;
+
+        if (i < n) {
+            cp16(smem + C::scale_at + at + i, s.scale + from + i, true);
+            if (F::min) {
+                cp16(smem + C::min_at + at + i, s.min + from + i, true);
+            }
         }
     }
 }
@@ -293,15 +299,20 @@ DEV_INLINE void
 q8_split_floats(unsigned char *smem, int at, const float *src, const cu_q8_args_t &p,
     const Q8Piece &s, uint32_t c, int u)
 {
-    constexpr int   pitch = LINKS * 4 + 16;
+    constexpr int   pitch = LINKS * 4 + 16, all = C::COLS * LINKS;
     const uint32_t  nb = s.n_blocks * SUBS;
 
-    for (int i = u; i < C::COLS * LINKS; i += C::chains) {
+#pragma unroll
+    for (int j = 0; j < all; j += C::chains) {
+        const int       i = j + u;
         const uint32_t  r = i / LINKS, k = c * LINKS + i % LINKS;
         const bool      in = r < p.n && k < nb;
         const float    *from = src + (in ? (uint64_t) r * nb + k : 0);
         unsigned char  *to = smem + at + (c % (C::RING + 1) * C::COLS + r) * pitch + i % LINKS * 4;
 
+        if (all % C::chains != 0 && i >= all) {
+            continue;
+        }
         if (WAIT) {
             *(float *) (void *) to = in ? *from : 0;
         } else {

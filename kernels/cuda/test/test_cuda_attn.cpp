@@ -524,11 +524,11 @@ forms(const World &w, const Result &r, uint32_t want)
 }
 
 static void
-judge(TestDev &t, const Shape &s, const std::vector<Seq> &seqs,
-    uint32_t n_decode, uint32_t want)
+judge_in(TestDev &t, const Shape &s, const std::vector<Seq> &seqs,
+    uint32_t n_decode, uint32_t want, uint32_t n_sms)
 {
     World         w(s, seqs, n_decode);
-    const Layout  l = { 0, w.max_keys, 0 };
+    const Layout  l = { 0, w.max_keys, n_sms };
     Result        r = step(t, w, l, want);
     double        dec = error_of(w, r, false), pre = error_of(w, r, true);
 
@@ -537,6 +537,13 @@ judge(TestDev &t, const Shape &s, const std::vector<Seq> &seqs,
        shape_name(s), n_decode, seqs.size() - n_decode, w.max_keys, dec, pre);
     ok(r.pool == w.after, "the pages are the CPU's");
     ok(forms(w, r, want), "quantized for %#x", want);
+}
+
+static void
+judge(TestDev &t, const Shape &s, const std::vector<Seq> &seqs,
+    uint32_t n_decode, uint32_t want)
+{
+    judge_in(t, s, seqs, n_decode, want, 0);
 }
 
 
@@ -668,6 +675,31 @@ longer(TestDev &t)
     buckets(t, s, { { 1, 8450 } }, 1);
 }
 
+/* Each head size has kernels of its own, a type's: one part and several, parts
+ * of several chunks, more than eight heads a group, every form of a result;
+ * prefill with small and with large tiles. */
+static void
+every(TestDev &t)
+{
+    static const uint32_t  dims[] = { 64, 80, 96, 128, 256 };
+    const uint32_t         half = 1u << CU_F16, q8 = 1u << CU_Q8;
+
+    for (uint32_t D : dims) {
+        for (uint32_t type = 0; type < KERN_N_KV_TYPES; type++) {
+            const uint32_t  n = D % 32 == 0 ? 1 : 2;    /* whole blocks */
+            const Shape     one = { type, n, n, D, D };
+            const Shape     many = { type, 12, 1, D, D / 2 };
+            const uint32_t  bf16 = 1u << (type % 2 ? CU_BF16 : CU_W4A16);
+
+            judge_in(t, one, { { 1, 8192 }, { 1, 33 } }, 2, q8 | bf16, 1);
+            judge_in(t, many, { { 1, 1160 }, { 1, 33 } }, 2, half, 1);
+            judge_in(t, many, { { 1, 31 } }, 1, q8 | bf16, 0);
+            judge_in(t, one, { { 140, 0 }, { 3, 90 } }, 0, q8, 1);
+            judge_in(t, many, { { 12, 130 } }, 0, half, 0);
+        }
+    }
+}
+
 /* Prefill by chunks gives the bits of prefill in one. */
 static void
 chunks(TestDev &t, const Shape &s)
@@ -761,6 +793,7 @@ all(TestDev &t)
             2);
     buckets(t, { KERN_KV_BF16, 3, 1, 64, 64 }, { { 45, 20 }, { 3, 0 } }, 0);
     longer(t);
+    every(t);
     chunks(t, { KERN_KV_F16, 2, 1, 64, 64 });
     chunks(t, { KERN_KV_Q8, 2, 2, 96, 96 });
     nan_stays(t, { KERN_KV_F16, 4, 2, 64, 64 }, 2);

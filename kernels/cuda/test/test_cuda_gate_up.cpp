@@ -88,9 +88,24 @@ all(TestDev &t)
         { KERN_Q4_K, KERN_Q6_K, 64, 256, 1u << CU_Q8 },
         { KERN_Q4_1, KERN_Q4_1, 96, 96, 1u << CU_FP8 | 1u << CU_BF16 },
         { KERN_Q5_0, KERN_Q5_0, 96, 96, 1u << CU_W8A8 },
-        { KERN_Q4_0, KERN_Q4_0, 64, 64, 1u << CU_W4A16 }
+        { KERN_Q4_0, KERN_Q4_0, 64, 64, 1u << CU_W4A16 },
+        { KERN_Q4_1, KERN_Q4_1, 32, 64, 1u << CU_Q8 | 1u << CU_F16 },
+        { KERN_Q4_1, KERN_Q4_1, 32, 64, 1u << CU_BF16 },
+        { KERN_Q5_1, KERN_Q5_1, 32, 64, 1u << CU_Q8 | 1u << CU_F16 },
+        { KERN_Q5_1, KERN_Q5_1, 32, 64, 1u << CU_BF16 },
+        { KERN_IQ4_XS, KERN_IQ4_XS, 32, 256, 1u << CU_Q8 | 1u << CU_F16 },
+        { KERN_IQ4_XS, KERN_IQ4_XS, 32, 256, 1u << CU_BF16 },
+        { KERN_Q5_K, KERN_Q5_K, 32, 256, 1u << CU_Q8 | 1u << CU_F16 },
+        { KERN_Q5_K, KERN_Q5_K, 32, 256, 1u << CU_BF16 },
+        { KERN_Q2_K, KERN_Q2_K, 32, 256, 1u << CU_Q8 | 1u << CU_F16 },
+        { KERN_Q2_K, KERN_Q2_K, 32, 256, 1u << CU_BF16 },
+        { KERN_Q3_K, KERN_Q3_K, 32, 256, 1u << CU_F16 },
+        { KERN_Q3_K, KERN_Q3_K, 32, 256, 1u << CU_BF16 },
+        { KERN_Q4_K, KERN_Q4_K, 32, 256, 1u << CU_F16 },
+        { KERN_Q8_0, KERN_Q8_0, 32, 64, 1u << CU_BF16 },
+        { KERN_Q4_0, KERN_Q4_0, 32, 64, 1u << CU_F16 }
     };
-    static const uint32_t  rows[] = { 1, 2, 7, 9, 17, 65 };
+    static const uint32_t  rows[] = { 1, 2, 4, 7, 9, 17, 65 };
 
     for (size_t i = 0; i < N_OF(shape); i++) {
         TestMatrix  gate, up;

@@ -193,10 +193,53 @@ extremes(TestDev &t)
     }
 }
 
+/* More columns than the stages in shared memory hold at once, of every form,
+ * for every number of rows that has kernels of its own; as on a device so
+ * small that large tiles fill it, too. */
+static void
+deep(TestDev &t)
+{
+    static const uint32_t  rows[] = { 1, 2, 4, 8, 16, 17, 65 };
+    const int              n_sms = t.dev.n_sms;
+    uint32_t               seen = 0;
+
+    for (uint32_t type : test_types) {
+        TestMatrix   m, wide;
+        TestMatrix  *one[1] = { &m }, *both[2] = { &m, &wide };
+        TestActs     x;
+        uint32_t     values, bytes;
+        bool         same;
+
+        kern_type_layout(type, &values, &bytes);
+        if (values == 1 || !m.make(type, 17, 5632)
+            || (seen & 1u << m.w.form) != 0)
+        {
+            continue;
+        }
+        seen |= 1u << m.w.form;
+        x.make(16, 5632);
+        same = true;
+        for (uint32_t n : rows) {
+            same = same && (n > 16 || equal(t, one, 1, x, n, n == 2));
+        }
+
+        x.make(65, 1280);
+        same = same && m.make(type, 17, 1280) && wide.make(type, 16, 1280)
+               && equal(t, both, 2, x, 65, 1);
+        t.dev.n_sms = 1;
+        for (uint32_t n : rows) {
+            same = same && equal(t, both, n == 16 ? 1 : 2, x, n, n == 17);
+        }
+        t.dev.n_sms = n_sms;
+        ok(same, "%s: many columns", kern_type_name(type));
+    }
+}
+
 static void
 all(TestDev &t)
 {
     types(t);
+    deep(t);
     segments(t);
     extremes(t);
 }

@@ -307,6 +307,33 @@ family(TestDev &t, cu_family_e f, bool min)
     }
 }
 
+/* More columns than the stages in shared memory hold at once: a ring of 6
+ * stages of 64 bytes for 8 warps, of 128 bytes for a tile; on a device of
+ * many SMs and on one so small that wide blocks and large tiles fill it. */
+static void
+deep(TestDev &t, cu_family_e f, bool min)
+{
+    const int       n_sms = t.dev.n_sms;
+    const uint32_t  bytes = f == CU_BF16 || f == CU_F16 ? 2 : 1;
+    const uint32_t  ring = 4096 / bytes, tile = 896 / bytes;
+
+    for (int sms : { n_sms, 1 }) {
+        t.dev.n_sms = sms;
+        linear(t, { f, 15, ring, 64, min }, { 1, 9, 17, 64 }, sms == 1);
+        linear(t, { f, 15, ring + 32, 64, min }, { 8, 16, 32 }, true);
+        for (uint32_t n : { 8u, 16u, 32u, 64u }) {
+            gate_up(t, { f, 7, ring + n / 16 * 32, 64, min }, n);
+        }
+        three(t, f, 20);
+        three(t, f, 40);
+        if (f != CU_W4A16) {
+            linear(t, { f, 65, tile, 64, min }, { 65 }, false);
+            linear(t, { f, 65, tile - 32, 64, min }, { 67 }, true);
+        }
+    }
+    t.dev.n_sms = n_sms;
+}
+
 /* Many rows of W4A16: by way of a plain copy in dev->work. */
 static void
 plain_copy(TestDev &t)
@@ -334,9 +361,11 @@ all(TestDev &t)
         }
 
         family(t, (cu_family_e) f, false);
+        deep(t, (cu_family_e) f, false);
 
         if (f == CU_W4A16) {
             family(t, CU_W4A16, true);
+            deep(t, CU_W4A16, true);
         }
     }
 

@@ -331,7 +331,7 @@ alone(TestDev &t)
 static void
 all(TestDev &t)
 {
-    static const uint32_t  dims[] = { 32, 96, 576, 1024, 4128, 16384 };
+    static const uint32_t  dims[] = { 32, 96, 576, 1024, 2080, 4128, 16384 };
 
     for (size_t i = 0; i < N_OF(dims); i++) {
         for (size_t j = 0; j < N_OF(wants); j++) {
