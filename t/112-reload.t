@@ -12,13 +12,16 @@ use Infer;
 
 my $t = Infer->new(model => 'slow')->start;
 my $engine = $t->engine;
-my %ask = (prompt => 'abc', max_tokens => 300, temperature => 0,
-           ignore_eos => JSON::PP::true);
+my %ask = (prompt => 'abc', max_tokens => Infer::tokens(300),
+           temperature => 0, ignore_eos => JSON::PP::true);
 my $want = $t->post('/v1/completions', { %ask })->{json}{choices}[0]{text};
 
 sub streams { return map { $t->stream('/v1/completions', { %ask }) } 1 .. $_[0] }
-sub texts { return map { my $r = $_->collect;
-                         $r->{done} ? ($_->{text} || '') . $r->{text} : 'broken' } @_ }
+sub texts {
+    return map { my $r = $_->collect;
+                 $r->{done} ? ($_->{text} || '') . $r->{text}
+                            : 'broken: ' . ($r->{status} || 'no answer') } @_;
+}
 
 # twice in a row with streams of old workers alive
 my @s = streams(4);
@@ -54,7 +57,7 @@ $t->signal('HUP');
 ok($t->wait_for(sub { $t->log =~ /no_such_thing/ }, 5), 'a broken file');
 is_deeply([ $t->workers ], \@w, 'the workers stay');
 # a model that is not there
-(my $bad = $conf) =~ s/slow\.gguf/none.gguf/;
+(my $bad = $conf) =~ s{/\w+\.gguf"}{/none.gguf"};
 $t->write_file('nginx.conf', $bad);
 $t->signal('HUP');
 ok($t->wait_for(sub { $t->log =~ /none\.gguf/ }, 5), 'a missing model');

@@ -69,8 +69,9 @@ endif
 
 # The nginx tests that do not need a large model, on the emulated plugin, or
 # with INFER_DEVICE_REAL=1 on a GPU.
-CUDA_NGX_TESTS ?= t/020-http.t t/100-stream.t t/113-cancel.t t/150-cuda.t \
-                  t/151-plugin.t
+CUDA_NGX_TESTS ?= t/020-http.t t/100-stream.t t/111-kill-worker.t \
+                  t/112-reload.t t/113-cancel.t t/114-end.t t/118-zones.t \
+                  t/119-http2.t t/140-prefix.t t/150-cuda.t t/151-plugin.t
 $(BUILD)/cuda.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 9 --type q4_0 --shape 2,256,4,1,512 -o $@
 # Emulated, a token of the one above takes 0.1 s and of this one 0.01 s.

@@ -47,6 +47,10 @@ sub nginx_bin {
 sub device { return $ENV{INFER_TEST_DEVICE} || 'cpu' }
 sub emulated { return device() ne 'cpu' && !$ENV{INFER_DEVICE_REAL} }
 
+# How many tokens of the slow model's a test asks for: the emulated device
+# makes them a tenth as fast.
+sub tokens { return emulated() ? int($_[0] / 10) : $_[0] }
+
 sub emulated_plugin {
     return $ENV{INFER_CUDA_PLUGIN}
            || build_dir() . '/libngx_infer_cuda_emu.so';
