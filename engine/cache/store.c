@@ -188,7 +188,6 @@ store_take(const infer_store_t *c, store_shard_t *s, const store_entry_t *e,
     }
     g->age_ms = g->now_ms > e->born_ms ? g->now_ms - e->born_ms : 0;
     g->left_ms = g->stale ? 0 : e->fresh_ms - g->now_ms;
-    g->frequency = store_frequency(s, e->key);
     return INFER_OK;
 }
 
@@ -201,7 +200,7 @@ store_lookup(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
     uint32_t        i;
     store_entry_t  *e;
 
-    store_asked(s, key);
+    g->frequency = store_asked(s, key);
     i = store_find(s, key);
     if (i == STORE_NONE) {
         store_count(&s->misses);

@@ -209,9 +209,9 @@ uint32_t store_pin_readers(const store_shard_t *s);
 
 void store_list_add(store_shard_t *s, uint32_t list, uint32_t i);
 void store_list_remove(store_shard_t *s, uint32_t i);
-/* How often key was asked for lately, 0..255, and one more. */
+/* How often key was asked for lately, 0..255; the same after one more. */
 uint32_t store_frequency(const store_shard_t *s, const uint8_t *key);
-void store_asked(store_shard_t *s, const uint8_t *key);
+uint32_t store_asked(store_shard_t *s, const uint8_t *key);
 /* A request ended with a hit or without. */
 void store_outcome(store_shard_t *s, int hit);
 /* Entry i was hit. */

@@ -105,24 +105,30 @@ policy_halve(store_shard_t *s)
 
 /* Only the rows that hold the least are raised, which keeps the counts of
  * rare keys that share a counter with frequent ones low. */
-void
+uint32_t
 store_asked(store_shard_t *s, const uint8_t *key)
 {
-    uint32_t   row, shift, least = store_frequency(s, key);
-    uint64_t  *w;
+    uint32_t   row, n, shift[POLICY_ROWS], least = POLICY_MAX;
+    uint64_t  *w[POLICY_ROWS];
 
+    for (row = 0; row < POLICY_ROWS; row++) {
+        w[row] = policy_counter(s, key, row, &shift[row]);
+        n = (uint32_t) (*w[row] >> shift[row] & POLICY_MAX);
+        least = n < least ? n : least;
+    }
     if (least == POLICY_MAX) {
-        return;
+        return POLICY_MAX;
     }
     for (row = 0; row < POLICY_ROWS; row++) {
-        w = policy_counter(s, key, row, &shift);
-        if ((*w >> shift & POLICY_MAX) == least) {
-            *w += 1ull << shift;
+        /* two rows may have one counter */
+        if ((*w[row] >> shift[row] & POLICY_MAX) == least) {
+            *w[row] += 1ull << shift[row];
         }
     }
     if (++s->additions >= POLICY_SAMPLE * s->n_blocks) {
         policy_halve(s);
     }
+    return least + 1;
 }
 
 /* Those that were protected stay longer than what is new, though nobody may
