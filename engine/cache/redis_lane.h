@@ -3,7 +3,8 @@
  * loop owns, so that they need no thread. What is here knows no sockets: it
  * writes commands into a buffer, takes the bytes that came, and gives replies
  * in order, bounded as those of redis.h are. Who owns the descriptor sends,
- * receives, and ends lookups whose time is over. Not for a cluster.
+ * receives, and ends lookups whose time is over. Not for a cluster, where a
+ * value and its counters lie on different nodes.
  *
  * A lane begins as a connection that a thread's call has just used and left
  * idle: it is up, logged in and proven. So nothing here connects, and a server
