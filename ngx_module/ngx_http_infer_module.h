@@ -187,6 +187,8 @@ struct ngx_http_infer_bus_s {
     ngx_queue_t                 refreshes;      /* refresh.c */
     ngx_uint_t                  nrefreshes;
     ngx_msec_t                  refresh_pause;  /* none before that */
+    uint64_t                    jobs;           /* in threads, ever; */
+    _Atomic uint64_t            jobs_done;      /* of them, by the threads */
 };
 
 

@@ -15,6 +15,7 @@ struct ngx_http_infer_job_s {
     ngx_thread_task_t       task;
     ngx_http_infer_ctx_t   *ctx;            /* loop only; NULL: has ended */
 
+    ngx_http_infer_bus_t   *bus;
     const infer_text_t     *text;
     infer_api_conf_t        conf;
     int                     endpoint;
@@ -115,6 +116,7 @@ ngx_http_infer_start(ngx_http_request_t *r)
                                        "prepared.");
     }
 
+    ctx->bus->jobs++;
     ctx->job = job;
     ctx->done = 0;
 
@@ -222,6 +224,7 @@ ngx_http_infer_job(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx)
 
     job->fd = NGX_INVALID_FILE;
     job->ctx = ctx;
+    job->bus = ctx->bus;
     job->endpoint = ctx->endpoint;
     job->text = ctx->bus->models[ctx->model->index].text;
 
@@ -407,17 +410,22 @@ ngx_http_infer_job_run(void *data, ngx_log_t *log)
         job->rc = INFER_NOMEM;
         infer_api_error_status(&job->error, NGX_HTTP_INTERNAL_SERVER_ERROR,
                                NULL);
-        return;
-    }
 
-    job->rc = infer_api_prepare(job->text, &job->conf, job->endpoint,
-                                job->body ? job->body : "", job->len,
-                                &job->req, &job->error);
+    } else {
+        job->rc = infer_api_prepare(job->text, &job->conf, job->endpoint,
+                                    job->body ? job->body : "", job->len,
+                                    &job->req, &job->error);
+    }
 
     if (job->body) {
         ngx_free(job->body);
         job->body = NULL;
     }
+
+    /* release; pairs with acquire in ngx_http_infer_bus_leave() */
+
+    (void) atomic_fetch_add_explicit(&job->bus->jobs_done, 1,
+                                     memory_order_release);
 }
 
 

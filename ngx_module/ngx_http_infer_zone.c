@@ -566,6 +566,14 @@ ngx_http_infer_bus_leave(ngx_http_infer_bus_t *bus)
     /* the engine frees what we leave behind */
     (void) eventfd_write(bus->wake_fd, 1);
 
+    /* nginx waits for its threads, but not where a queue is full */
+
+    while (atomic_load_explicit(&bus->jobs_done, memory_order_acquire)
+           != bus->jobs)
+    {
+        ngx_msleep(1);
+    }
+
     for (i = 0; i < bus->nmodels; i++) {
         bm = &bus->models[i];
 

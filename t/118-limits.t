@@ -125,4 +125,20 @@ ok($t->wait_for(sub { my $n = eval { $t->metric('ngx_infer_slots_used') };
 is($t->post('/v1/completions', { %short })->{status}, 200, 'others go on');
 
 $t->finish;
+
+# ---- an end while a thread works, its queue full ----
+
+$t = Infer->new(workers => 1,
+    main => 'thread_pool narrow threads=1 max_queue=1;',
+    http => 'client_max_body_size 64m; client_body_buffer_size 64m;',
+    location => 'infer m; infer_thread_pool narrow;')->start;
+$t->allow(qr/thread pool "narrow" queue overflow/, qr/infer answers 503/);
+my @big = map { my $c = $t->client;
+                $c->send('POST', '/v1/tokenize',
+                         { content => 'lorem ipsum ' x 500_000 });
+                $c } 1 .. 3;
+ok($t->wait_for(sub { $t->log =~ /thread pool .* queue overflow/ }, 20),
+   'a thread is busy, and its queue full');
+$_->close for @big;
+$t->finish;
 done_testing;
