@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# 168-single.t: the response cache in a single process (master_process off):
+# 169-single.t: the response cache in a single process (master_process off):
 # hits, joins and old answers, a paced stream; no refresh, and an end with all
 # of that under way.
 use strict;
