@@ -248,6 +248,7 @@ test-sanitizer:
 ASAN_TESTS := t/020-http.t t/100-stream.t t/110-kill-engine.t \
               t/113-cancel.t t/118-limits.t t/120-kv.t t/121-slow.t \
               t/160-cache.t t/161-join.t t/163-refresh.t t/164-pace.t \
+              t/167-hit.t t/168-hit-shared.t \
               t/169-single.t t/170-redis.t t/171-redis-lock.t \
               t/172-cluster.t t/173-redis-lane.t t/174-redis-stale.t
 test-nginx-sanitizer:
