@@ -92,11 +92,11 @@ limit_f32_avx2(void *arg, uint32_t i)
 __attribute__((target("avx2"))) static inline void
 limit_int8_avx2(void *arg, uint32_t i)
 {
-    __m256i  w = _mm256_set1_epi8((char) (i & 3)), p;
+    __m256i  w = _mm256_set1_epi8((char) (i & 3)), v = w;
 
     (void) arg;
-    LIMIT_LOOP(__m256i, w, (p = _mm256_maddubs_epi16(w, a[j]),
-                            _mm256_add_epi16(a[j], p)));
+    LIMIT_LOOP(__m256i, w, ({ LIMIT_PIN(v);
+               _mm256_add_epi16(a[j], _mm256_maddubs_epi16(w, v)); }));
 }
 
 #undef LIMIT_PIN
