@@ -263,8 +263,8 @@ tsan:                                  ## unit tests under ThreadSanitizer
 test-nginx: engine module tiny poison
 	BUILD=$(BUILD) prove -It/lib t/*.t
 
-# One architecture of the CUDA plugin is enough for tests (TEST_ARCHS=).
-TEST_ARCHS ?= 90a
+# Two architectures of the CUDA plugin are enough for tests (TEST_ARCHS=).
+TEST_ARCHS ?= 90a 120
 test: deps                             ## everything that tests need, then all tests
 	@$(MAKE) --no-print-directory $(JOBS) CUDA_ARCHS='$(TEST_ARCHS)' all tiny
 	@sh t/tool/fetch_model.sh $(DEMO_MODEL)
