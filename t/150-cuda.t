@@ -4,13 +4,14 @@
 # device, the CPU's tokens, parallel sequences, a device error in the middle
 # of a stream, a killed engine, the device's health.
 #
-# Greedy tokens must be the CPU's up to the first near-tie: attention rounds
-# differently, so where they part the CPU's best two are at most 0.5 apart.
+# Greedy tokens must be the CPU's up to the first near-tie, by the rule of
+# Infer::Same: attention rounds differently.
 use strict;
 use warnings;
 use lib 't/lib';
 use Test::More;
 use Infer;
+use Infer::Same;
 
 my $real = $ENV{INFER_DEVICE_REAL};
 my $plugin = Infer::emulated_plugin();
@@ -25,33 +26,7 @@ sub ask {
              temperature => 0, logprobs => 2, ignore_eos => JSON::PP::true };
 }
 
-# Tokens and top pairs of an answer to completions.
-sub tokens {
-    my ($json) = @_;
-    my $lp = @{ $json->{choices} || [] } && $json->{choices}[0]{logprobs};
-    return $lp ? @{ $lp->{tokens} } : ();
-}
-
-# 1 when @$got follows the answer $want by the near-tie rule.
-sub follows {
-    my ($got, $want) = @_;
-    my $lp = $want->{choices}[0]{logprobs};
-    for my $i (0 .. $#{ $lp->{tokens} }) {
-        next if defined $got->[$i] && $got->[$i] eq $lp->{tokens}[$i];
-        my @top = sort { $b <=> $a } values %{ $lp->{top_logprobs}[$i] };
-        my $gap = @top > 1 ? $top[0] - $top[1] : 0;
-        diag("they part at token $i, the best two are $gap apart");
-        return $gap <= 0.5;
-    }
-    return 1;
-}
-
-sub stream_tokens {
-    my ($s, $first) = @_;
-    my @t = map { tokens($_) } $first || ();
-    while (ref(my $e = $s->event)) { push @t, tokens($e) }
-    return @t;
-}
+sub tokens { return scalar @{ $_[0]{logprobs}{tokens} || [] } }
 
 # ---- what is said when there is no device ----
 
@@ -78,17 +53,17 @@ SKIP: {
 # ---- the same tokens as the CPU ----
 
 my $c = Infer->new(model => $cuda{model}, device => 'cpu')->start;
-my @cpu = map { $c->post('/v1/completions', ask($_, 16))->{json} } 1 .. 8;
+my @cpu = map { wanted($c, ask($_, 16)) } 1 .. 8;
 $c->finish;
 
 my $t = Infer->new(%cuda)->start;
-my $one = $t->post('/v1/completions', ask(1, 16))->{json};
-is(scalar(tokens($one)), 16, 'a whole answer');
-ok(follows([ tokens($one) ], $cpu[0]), 'with the tokens of the CPU');
+my $one = whole($t->post('/v1/completions', ask(1, 16)));
+is(tokens($one), 16, 'a whole answer');
+ok(follows($one, $cpu[0]), 'with the tokens of the CPU');
 
 my @s = map { $t->stream('/v1/completions', ask($_, 16)) } 1 .. 8;
-my @got = map { [ stream_tokens($_) ] } @s;
-is(scalar(grep { @$_ == 16 } @got), 8, '8 sequences side by side');
+my @got = map { $_->collect } @s;
+is(scalar(grep { tokens($_) == 16 } @got), 8, '8 sequences side by side');
 is(scalar(grep { follows($got[$_], $cpu[$_]) } 0 .. 7), 8,
    'each with the tokens of the CPU');
 cmp_ok($t->metric('ngx_infer_kv_pages'), '>=', 32, 'pages are told');
@@ -113,9 +88,9 @@ $t->allow($restarts);
 my $s = $t->stream('/v1/completions', ask(3, 48));
 my $first = $s->event;
 kill 'KILL', $t->engine;
-my @all = stream_tokens($s, $first);
-is(scalar(@all), 48, 'nothing is lost or doubled when the engine is killed');
-ok(follows([ @all[0 .. 15] ], $cpu[2]), 'and the tokens go on');
+my $all = $s->collect(0, $first);
+is(tokens($all), 48, 'nothing is lost or doubled when the engine is killed');
+ok(follows($all, $cpu[2]), 'and the tokens go on');
 $t->finish;
 
 # ---- a device that breaks in the middle of a stream ----
@@ -126,10 +101,9 @@ SKIP: {
                        engine => 'threads=1 env=SIMT_FAIL=kernel:400:700');
     $b->allow($restarts, qr/the device failed/);
     $b->start;
-    my $s = $b->stream('/v1/completions', ask(5, 40));
-    my @all = stream_tokens($s);
-    is(scalar(@all), 40, 'a broken device ends no stream');
-    ok(follows([ @all[0 .. 15] ], $cpu[4]), 'its tokens go on');
+    my $all = $b->stream('/v1/completions', ask(5, 40))->collect;
+    is(tokens($all), 40, 'a broken device ends no stream');
+    ok(follows($all, $cpu[4]), 'its tokens go on');
     cmp_ok($b->metric('ngx_infer_engine_restarts_total'), '>=', 1,
            'by another engine');
     $b->finish;

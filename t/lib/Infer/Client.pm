@@ -177,11 +177,12 @@ sub event {
     return $json->decode($e);
 }
 
-# All the rest of a stream: text, finish reason, usage, whether [DONE] came.
+# All the rest of a stream, and before it the events that were read already:
+# text, finish reason, usage, logprobs of completions, whether [DONE] came.
 sub collect {
-    my ($self, $limit) = @_;
+    my ($self, $limit, @begun) = @_;
     my %r = (text => '', events => 0, done => 0);
-    while (defined(my $e = $self->event)) {
+    while (defined(my $e = @begun ? shift @begun : $self->event)) {
         if (!ref $e) {
             $r{done} = 1 if $e eq '[DONE]';
             next;
@@ -194,6 +195,8 @@ sub collect {
             my $d = $c->{delta} ? $c->{delta}{content} : $c->{text};
             $r{text} .= $d if defined $d;
             $r{finish} = $c->{finish_reason} if $c->{finish_reason};
+            my $lp = exists $c->{text} ? $c->{logprobs} : undef;
+            push @{ $r{logprobs}{$_} }, @{ $lp->{$_} } for keys %{ $lp || {} };
         }
         last if $limit && $r{events} >= $limit;
     }
