@@ -44,7 +44,8 @@ sub refused {
 }
 
 # limit_conn holds as long as a stream does
-my $s = $t->stream('/conn/v1/completions', { %ask });
+my $s = $t->stream('/conn/v1/completions',
+                   { %ask, max_tokens => Infer::tokens(900) });
 $s->event;
 refused($t->post('/conn/v1/completions', { %short }), 503, 'limit_conn');
 is($s->collect->{done}, 1, 'the stream goes on');

@@ -51,6 +51,9 @@ sub emulated { return device() ne 'cpu' && !$ENV{INFER_DEVICE_REAL} }
 # makes them a tenth as fast.
 sub tokens { return emulated() ? int($_[0] / 10) : $_[0] }
 
+# A time limit of a test that a first token has to keep, in ms.
+sub in_time { return emulated() ? 4 * $_[0] : $_[0] }
+
 sub emulated_plugin {
     return $ENV{INFER_CUDA_PLUGIN}
            || build_dir() . '/libngx_infer_cuda_emu.so';
