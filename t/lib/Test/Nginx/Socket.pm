@@ -53,6 +53,17 @@ sub expand () {
 $ENV{TEST_NGINX_TINY_MODEL} = Infer::model_path('tiny');
 $ENV{TEST_NGINX_SMOLLM2} = Infer::smollm2() || '';
 
+# Models that say nothing of a device run on the one of INFER_TEST_DEVICE.
+sub on_device () {
+    my ($http) = @_;
+    my $device = Infer::device();
+    return $http if $device eq 'cpu'
+                    || $http !~ s/(infer_model \S+ \{)(?![^}]*\bdevice\b)/$1 device $device;/g;
+    return $http if $ENV{INFER_DEVICE_REAL};
+    return 'infer_engine default env=INFER_CUDA_PLUGIN='
+           . Infer::emulated_plugin() . "; $http";
+}
+
 sub block_conf () {
     my ($b) = @_;
     my $so = $ENV{TEST_NGINX_LOAD_MODULES}
@@ -61,6 +72,7 @@ sub block_conf () {
     my $user = $> == 0 ? 'user root;' : '';
     my ($main, $http, $config) = map { expand(scalar $b->$_) }
                                  qw(main_config http_config config);
+    $http = on_device($http);
     return <<"EOC";
 load_module $so;
 $user
