@@ -246,7 +246,8 @@ struct World {
         return y;
     }
 
-    /* Past keys and values of sequence i, and its rows of this step. */
+    /* Past keys and values of sequence i, and its rows of this step. Some
+     * are so small that fp8 has them below its normal values. */
     void fill(size_t i, float amp)
     {
         const uint32_t  dim = s.dim, end = seqs[i].pos0 + seqs[i].rows;
@@ -256,6 +257,9 @@ struct World {
                                                   * dim, 1.5f * amp);
             const bool          now = pos >= seqs[i].pos0;
 
+            for (float &x : row) {
+                x *= test_below(16) == 0 ? 0x1p-16f : 1;
+            }
             for (uint32_t g = 0; g < s.kv_heads; g++) {
                 const float  *k = &row[(s.heads + g) * dim];
                 const float  *v = k + s.kv_heads * dim;
@@ -525,10 +529,10 @@ forms(const World &w, const Result &r, uint32_t want)
 
 static void
 judge_in(TestDev &t, const Shape &s, const std::vector<Seq> &seqs,
-    uint32_t n_decode, uint32_t want, uint32_t n_sms)
+    uint32_t n_decode, uint32_t want, uint32_t n_sms, uint32_t pad = 0)
 {
     World         w(s, seqs, n_decode);
-    const Layout  l = { 0, w.max_keys, n_sms };
+    const Layout  l = { pad, w.max_keys, n_sms };
     Result        r = step(t, w, l, want);
     double        dec = error_of(w, r, false), pre = error_of(w, r, true);
 
@@ -569,7 +573,7 @@ decode(TestDev &t)
         { 64, 64, 7, 1 }, { 64, 64, 8, 1 }, { 64, 64, 19, 1 },
         { 80, 40, 4, 2 }, { 96, 96, 3, 1 }, { 128, 128, 4, 2 },
         { 128, 128, 8, 1 }, { 256, 256, 2, 1 }, { 10, 6, 16, 1 },
-        { 32, 0, 4, 1 }
+        { 32, 0, 4, 1 }, { 136, 64, 4, 1 }
     };
 
     for (uint32_t i = 0; i < N_OF(shapes); i++) {
@@ -676,8 +680,8 @@ longer(TestDev &t)
 }
 
 /* Each head size has kernels of its own, a type's: one part and several, parts
- * of several chunks, more than eight heads a group, every form of a result;
- * prefill with small and with large tiles. */
+ * of several chunks, one block for two parts, more than eight heads a group,
+ * every form of a result; prefill with small and with large tiles. */
 static void
 every(TestDev &t)
 {
@@ -688,13 +692,15 @@ every(TestDev &t)
         for (uint32_t type = 0; type < KERN_N_KV_TYPES; type++) {
             const uint32_t  n = D % 32 == 0 ? 1 : 2;    /* whole blocks */
             const Shape     one = { type, n, n, D, D };
-            const Shape     many = { type, 12, 1, D, D / 2 };
+            const Shape     half_rope = { type, n, n, D, D / 2 };
+            const Shape     many = { type, 10, 1, D, 32 };
             const uint32_t  bf16 = 1u << (type % 2 ? CU_BF16 : CU_W4A16);
 
             judge_in(t, one, { { 1, 8192 }, { 1, 33 } }, 2, q8 | bf16, 1);
-            judge_in(t, many, { { 1, 1160 }, { 1, 33 } }, 2, half, 1);
+            judge_in(t, one, { { 1, 140 } }, 1, q8, 1, 15);
+            judge_in(t, many, { { 1, 890 }, { 1, 33 } }, 2, half, 1);
             judge_in(t, many, { { 1, 31 } }, 1, q8 | bf16, 0);
-            judge_in(t, one, { { 140, 0 }, { 3, 90 } }, 0, q8, 1);
+            judge_in(t, half_rope, { { 140, 0 }, { 3, 90 } }, 0, q8, 1);
             judge_in(t, many, { { 12, 130 } }, 0, half, 0);
         }
     }
@@ -728,7 +734,7 @@ chunks(TestDev &t, const Shape &s)
        shape_name(s));
 }
 
-/* A NaN in one sequence's query, key or value fails that one only; large
+/* NaNs in one sequence's query, key or value fail that one only; large
  * values of f16 pages are clamped. */
 static void
 nan_stays(TestDev &t, const Shape &s, uint32_t n_decode)
@@ -737,8 +743,8 @@ nan_stays(TestDev &t, const Shape &s, uint32_t n_decode)
 
     for (uint32_t where = 0; where < 3; where++) {
         World           w(s, { { rows, 60 }, { rows, 140 } }, n_decode);
-        const uint32_t  at[] = { 3, s.heads * s.dim + 5,
-                                 (s.heads + s.kv_heads) * s.dim + 5 };
+        const uint32_t  at[] = { 0, s.heads * s.dim,
+                                 (s.heads + s.kv_heads) * s.dim };
         const size_t    wide = s.heads * s.dim;
         const Layout    l = { 0, w.max_keys, 0 };
         Result          clean, r;
@@ -746,7 +752,9 @@ nan_stays(TestDev &t, const Shape &s, uint32_t n_decode)
 
         w.qkv[rows][0] *= 1e6f;
         clean = step(t, w, l, 1u << CU_Q8);
-        w.qkv[rows - 1][at[where]] = NAN;
+        for (uint32_t d = 5; d < s.dim; d += 31) {
+            w.qkv[rows - 1][at[where] + d] = NAN;
+        }
         r = step(t, w, l, 1u << CU_Q8);
         for (size_t i = 0; i < wide; i++) {
             bad = bad || isnan(r.out[(rows - 1) * wide + i]);
@@ -799,6 +807,10 @@ all(TestDev &t)
     nan_stays(t, { KERN_KV_F16, 4, 2, 64, 64 }, 2);
     nan_stays(t, { KERN_KV_Q8, 4, 2, 64, 64 }, 2);
     nan_stays(t, { KERN_KV_FP8, 2, 1, 64, 64 }, 0);
+    nan_stays(t, { KERN_KV_FP8, 2, 1, 256, 32 }, 0);
+    for (uint32_t D : { 64u, 80u, 96u, 128u, 256u }) {
+        nan_stays(t, { KERN_KV_FP8, 2, 1, D, D }, 1);
+    }
     supports();
 }
 

@@ -77,7 +77,7 @@ wrong_rows(TestDev &t, TestMatrix &m, const TestActs &x, uint32_t step)
         if ((uint64_t) n * m.w.n_out * m.w.n_in > MACS) {
             continue;
         }
-        if (!equal(t, one, 1, x, n, (int) (i & 1))) {
+        if (!equal(t, one, 1, x, n, (int) ((i / step + 1) & 1))) {
             diag("%s %u x %u: %u rows differ", kern_type_name(m.type),
                  m.w.n_out, m.w.n_in, n);
             bad++;
@@ -224,12 +224,19 @@ deep(TestDev &t)
         }
 
         x.make(65, 1280);
-        same = same && m.make(type, 17, 1280) && wide.make(type, 16, 1280)
-               && equal(t, both, 2, x, 65, 1);
+        same = same && m.make(type, 17, 1280) && wide.make(type, 16, 1280);
+        t.dev.n_sms = 132;
+        same = same && equal(t, both, 2, x, 65, 1);
         t.dev.n_sms = 1;
         for (uint32_t n : rows) {
-            same = same && equal(t, both, n == 16 ? 1 : 2, x, n, n == 17);
+            same = same && equal(t, both, n == 16 ? 1 : 2, x, n, n != 65);
         }
+
+        /* a whole large tile, and two small ones */
+        x.make(65, 256);
+        same = same && m.make(type, 128, 256) && equal(t, one, 1, x, 65, 1);
+        t.dev.n_sms = 132;
+        same = same && equal(t, one, 1, x, 65, 1);
         t.dev.n_sms = n_sms;
         ok(same, "%s: many columns", kern_type_name(type));
     }

@@ -7,11 +7,11 @@
 
 /* Three matrices in one launch, as q, k and v. */
 static void
-three(TestDev &t, cu_family_e family, uint32_t n)
+three(TestDev &t, cu_family_e family, uint32_t n, bool min)
 {
-    const Case          c[3] = { { family, 33, 96, 32, true },
-                                 { family, 16, 96, 32, true },
-                                 { family, 1, 96, 32, true } };
+    const Case          c[3] = { { family, 33, 96, 32, min },
+                                 { family, 16, 96, 32, min },
+                                 { family, 1, 96, 32, min } };
     const uint32_t      ld = 33 + 16 + 1;
     Matrix              m[3];
     Acts                x;
@@ -51,9 +51,8 @@ three(TestDev &t, cu_family_e family, uint32_t n)
  * bits the fused sums have; so only exp and rounding to 16 bits differ, f16
  * in steps of 2^-24 below its normal values. */
 static void
-gate_up(TestDev &t, const Case &c, uint32_t n)
+gate_up(TestDev &t, const Case &c, uint32_t n, bool f16)
 {
-    const bool             f16 = c.family == CU_F16;
     const uint32_t         want = 1u << (f16 ? CU_F16 : CU_BF16);
     const size_t           count = (size_t) n * c.n_out;
     Matrix                 gate, up;
@@ -96,8 +95,8 @@ gate_up(TestDev &t, const Case &c, uint32_t n)
     }
 
     ok(ran && h.clean() && bad <= (f16 ? ldexp(1, -10) : ldexp(1, -7)),
-       "%s gate and up %ux%u, %u rows: relative error %.1e", name(c), c.n_out,
-       c.n_in, n, bad);
+       "%s gate and up %ux%u to %s, %u rows: relative error %.1e", name(c),
+       c.n_out, c.n_in, f16 ? "f16" : "bf16", n, bad);
 }
 
 /* A row of NaN fails that row and no other, also where rows end within a
@@ -281,11 +280,14 @@ family(TestDev &t, cu_family_e f, bool min)
 
     t.dev.n_sms = 2;
     linear(t, { f, 150, 96, 32, min }, { 33, 64, 1, 17 }, true);
-    gate_up(t, { f, 80, 96, 32, min }, 33);
+    gate_up(t, { f, 80, 96, 32, min }, 33, false);
+    gate_up(t, { f, 80, 96, 32, min }, 33, true);
+    t.dev.n_sms = 3;
+    three(t, f, 40, min);
     t.dev.n_sms = n_sms;
 
     for (uint32_t n : { 1u, 9u, 33u, 65u }) {
-        three(t, f, n);
+        three(t, f, n, min);
     }
 
     for (uint32_t n : { 5u, 12u, 40u, 70u }) {
@@ -295,7 +297,8 @@ family(TestDev &t, cu_family_e f, bool min)
     }
 
     for (uint32_t n : { 1u, 9u, 17u, 64u }) {
-        gate_up(t, { f, 33, 96, 32, min }, n);
+        gate_up(t, { f, 33, 96, 32, min }, n, false);
+        gate_up(t, { f, 33, 96, 32, min }, n, true);
     }
 
     if (f == CU_W4A16) {
@@ -309,24 +312,30 @@ family(TestDev &t, cu_family_e f, bool min)
 
 /* More columns than the stages in shared memory hold at once: a ring of 6
  * stages of 64 bytes for 8 warps, of 128 bytes for a tile; on a device of
- * many SMs and on one so small that wide blocks and large tiles fill it. */
+ * many SMs and on one so small that wide blocks and large tiles fill it.
+ * Seven turns of a warp are what copies of its loop for four leave over. */
 static void
 deep(TestDev &t, cu_family_e f, bool min)
 {
     const int       n_sms = t.dev.n_sms;
     const uint32_t  bytes = f == CU_BF16 || f == CU_F16 ? 2 : 1;
     const uint32_t  ring = 4096 / bytes, tile = 896 / bytes;
+    const uint32_t  seven = 3584 / bytes;
 
     for (int sms : { n_sms, 1 }) {
         t.dev.n_sms = sms;
         linear(t, { f, 15, ring, 64, min }, { 1, 9, 17, 64 }, sms == 1);
         linear(t, { f, 15, ring + 32, 64, min }, { 8, 16, 32 }, true);
         for (uint32_t n : { 8u, 16u, 32u, 64u }) {
-            gate_up(t, { f, 7, ring + n / 16 * 32, 64, min }, n);
+            gate_up(t, { f, 7, ring + n / 16 * 32, 64, min }, n, f == CU_F16);
         }
-        three(t, f, 20);
-        three(t, f, 40);
+        three(t, f, 20, min);
+        three(t, f, 40, min);
         if (f != CU_W4A16) {
+            linear(t, { f, 33, seven, 64, min }, { 17, 33 }, false);
+            for (uint32_t n : { 1u, 9u, 17u, 33u }) {
+                gate_up(t, { f, 17, seven, 64, min }, n, f == CU_F16);
+            }
             linear(t, { f, 65, tile, 64, min }, { 65 }, false);
             linear(t, { f, 65, tile - 32, 64, min }, { 67 }, true);
         }

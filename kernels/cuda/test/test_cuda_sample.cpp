@@ -138,7 +138,7 @@ make_filters(infer_sampling_t *p, uint32_t vocab)
 }
 
 static void
-make_edits(Row &r, uint32_t vocab)
+make_edits(Row &r, uint32_t vocab, bool masked)
 {
     infer_sampling_t  *p = &r.p;
 
@@ -165,11 +165,11 @@ make_edits(Row &r, uint32_t vocab)
     for (uint32_t i = 0; i < r.n_eog; i++) {
         r.eog[i] = (int32_t) below(vocab);
     }
-    r.masked = below(6) == 0;
+    r.masked = masked || below(6) == 0;
 }
 
 static void
-make_row(Row &r, uint32_t vocab)
+make_row(Row &r, uint32_t vocab, bool masked)
 {
     infer_bias_t  bias[INFER_MAX_LOGIT_BIAS];
     uint32_t      n = 0;
@@ -182,7 +182,7 @@ make_row(Row &r, uint32_t vocab)
     r.skipped = below(8) == 0;
     make_logits(r.logits, vocab);
     make_filters(&r.p, vocab);
-    make_edits(r, vocab);
+    make_edits(r, vocab, masked);
     r.p.logprobs = below(3) == 0;
     r.p.top_logprobs = below(3) == 0 ? below(INFER_MAX_TOP_LOGPROBS + 1) : 0;
 
@@ -195,12 +195,11 @@ make_row(Row &r, uint32_t vocab)
         r.output[i] = (int32_t) below(vocab < 30 ? vocab : 30);
     }
 
-    /* infer_sample() has no mask: one of few ids is a bias of -inf there, in front, and what is
-     * banned stays so */
-    r.masked = r.masked && vocab <= INFER_MAX_LOGIT_BIAS - MAX_BIAS;
+    /* infer_sample() has no mask: ids that it leaves out, which are few, have a bias of -inf
+     * there, in front, and what is banned stays so */
     r.mask.assign(KERN_MASK_WORDS(vocab), 0);
     for (uint32_t i = 0; r.masked && i < vocab; i++) {
-        if (below(3) != 0) {
+        if (n == INFER_MAX_LOGIT_BIAS - MAX_BIAS || below(3 + vocab / 64) != 0) {
             r.mask[i / 32] |= 1u << i % 32;
         } else {
             bias[n].id = (int32_t) i;
@@ -375,11 +374,11 @@ compare(Device &d, const std::vector<Row> &rows, uint32_t vocab,
 }
 
 static void
-make_rows(std::vector<Row> &rows, uint32_t vocab, uint32_t n)
+make_rows(std::vector<Row> &rows, uint32_t vocab, uint32_t n, bool masked = false)
 {
     rows.resize(n);
     for (Row &r : rows) {
-        make_row(r, vocab);
+        make_row(r, vocab, masked);
     }
 }
 
@@ -415,8 +414,9 @@ test_random(uint32_t vocab, uint32_t n_cases)
 
     room(d, vocab);
     for (uint32_t c = 0; c < n_cases && good; c++) {
-        make_rows(rows, vocab, 1 + below(MAX_ROWS));
-        dev.n_sms = 1 + (int) below(60);
+        /* at first masked rows of one block each */
+        make_rows(rows, vocab, c == 0 ? MAX_ROWS : 1 + below(MAX_ROWS), c == 0);
+        dev.n_sms = c == 0 ? 1 : 1 + (int) below(60);
         upload(d, rows, vocab, host);
         good = sample(d, vocab, (uint32_t) rows.size()) == INFER_OK
                && compare(d, rows, vocab, host);
@@ -426,30 +426,39 @@ test_random(uint32_t vocab, uint32_t n_cases)
     ok(good, name);
 }
 
-/* More candidates than the list holds; logits as a model makes them. */
+/* Logits as a model makes them, and n of these rows from row `from` on: more candidates than the
+ * list holds, a list of more than shared memory holds, few blocks for many tokens. */
 static void
-test_large(uint32_t vocab, float spread)
+test_large(uint32_t vocab, float spread, uint32_t from, uint32_t n, int n_sms)
 {
+    static const struct {
+        float     top_p;
+        int32_t   top_k;
+        float     min_p, penalty;
+        uint32_t  top;
+    } as[] = {
+        { 1, 0, 0, 1, 0 }, { 0.95f, 0, 0, 1.2f, 0 }, { 0.999f, 0, 0, 1, 20 },
+        { 1, 20000, 0, 1, 0 }, { 0.9f, 40, 0.01f, 1, 0 }, { 0.95f, 9000, 0, 1, 0 },
+        { 0.999f, 20000, 0, 1, 0 }
+    };
     Device                    d;
     int                       good = 1;
     char                      name[80];
     std::vector<Row>          rows;
     std::vector<cu_sample_t>  host;
-    const float               p[MAX_ROWS] = { 1, 0.95f, 0.999f, 1, 0.9f };
-    const int32_t             k[MAX_ROWS] = { 0, 0, 0, 20000, 40 };
 
     room(d, vocab);
-    make_rows(rows, vocab, MAX_ROWS);
-    for (uint32_t i = 0; i < MAX_ROWS; i++) {
+    make_rows(rows, vocab, n);
+    for (uint32_t i = 0; i < n; i++) {
         rows[i].p.temperature = 0.9f;
-        rows[i].p.top_p = p[i];
-        rows[i].p.top_k = k[i];
-        rows[i].p.min_p = i == 4 ? 0.01f : 0;
+        rows[i].p.top_p = as[from + i].top_p;
+        rows[i].p.top_k = as[from + i].top_k;
+        rows[i].p.min_p = as[from + i].min_p;
         rows[i].p.min_tokens = 0;
-        rows[i].p.repetition_penalty = i == 1 ? 1.2f : 1;
+        rows[i].p.repetition_penalty = as[from + i].penalty;
         rows[i].p.presence_penalty = rows[i].p.frequency_penalty = 0;
         rows[i].p.logprobs = 1;
-        rows[i].p.top_logprobs = i == 2 ? 20 : 0;
+        rows[i].p.top_logprobs = as[from + i].top;
         rows[i].skipped = rows[i].masked = false;
         rows[i].n_bias = 0;
         for (float &x : rows[i].logits) {
@@ -462,11 +471,12 @@ test_large(uint32_t vocab, float spread)
             abort();
         }
     }
-    dev.n_sms = 24;
+    dev.n_sms = n_sms;
     upload(d, rows, vocab, host);
-    good = sample(d, vocab, MAX_ROWS) == INFER_OK && compare(d, rows, vocab, host);
+    good = sample(d, vocab, n) == INFER_OK && compare(d, rows, vocab, host);
     free_rows(rows);
-    snprintf(name, sizeof(name), "vocabulary %u, spread %g", vocab, (double) spread);
+    snprintf(name, sizeof(name), "vocabulary %u, spread %g, %d SMs", vocab, (double) spread,
+             n_sms);
     ok(good, name);
 }
 
@@ -547,11 +557,13 @@ main(int argc, char **argv)
     }
     test_graph(n);
     if (!quick) {
-        test_large(50000, 1);
-        test_large(50000, 4);
+        test_large(50000, 1, 2, MAX_ROWS, 24);
+        test_large(50000, 4, 0, MAX_ROWS, 1);
+        test_large(12000, 1, 1, MAX_ROWS, 1);
+        test_large(900000, 2.5f, 2, 1, 24);
 #ifndef SIMT_EMU
-        test_large(128256, 2.5f);
-        test_large(300000, 1);
+        test_large(128256, 2.5f, 0, MAX_ROWS, 24);
+        test_large(300000, 1, 0, MAX_ROWS, 24);
 #endif
     }
 #ifdef SIMT_EMU
