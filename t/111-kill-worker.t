@@ -13,8 +13,8 @@ my $t = Infer->new(model => 'slow', workers => 2)->start;
 $t->allow(qr/worker process \d+ exited on signal 9/);
 my $engine = $t->engine;
 
-my %ask = (prompt => 'abc', max_tokens => 400, temperature => 0,
-           ignore_eos => JSON::PP::true);
+my %ask = (prompt => 'abc', max_tokens => Infer::tokens(400),
+           temperature => 0, ignore_eos => JSON::PP::true);
 my $want = $t->post('/v1/completions', { %ask })->{json}{choices}[0]{text};
 
 # streams spread over both workers; the dead one's break, the others go on
