@@ -175,11 +175,19 @@ sub quiet {
 is(all_kinds(8), 0, 'requests of every kind are answered as they should be');
 sleep 0.5;
 my $fds = descriptors();
-my $before = Infer::Memory::pss(everything());
-is(all_kinds(8), 0, 'and many more');
-my $grown = Infer::Memory::pss(everything()) - $before;
-note("grown by $grown KiB");
-cmp_ok($grown, '<', 2048, 'requests leave no memory behind');
+# What is touched for the first time, a thread's arena or a block, grows once,
+# which depends on how many threads the machine lets run; a leak grows always.
+my ($grown, $bad) = (undef, 0);
+for (1 .. 3) {
+    my $before = Infer::Memory::pss(everything());
+    $bad += all_kinds(8);
+    my $by = Infer::Memory::pss(everything()) - $before;
+    note("grown by $by KiB");
+    $grown = $by if !defined $grown || $by < $grown;
+    last if $grown < 1024;
+}
+is($bad, 0, 'and many more');
+cmp_ok($grown, '<', 1024, 'requests leave no memory behind');
 $t->none_left('ngx_infer_blocks_used', 'and no block');
 $t->none_left('ngx_infer_kv_pages_used', 'and no KV page');
 ok(quiet($fds), 'and no descriptor')
