@@ -32,6 +32,8 @@ broken(int argc, char **argv)
 EOC
 close $c;
 system("cc -shared -fPIC -o $dir/broken.so $dir/broken.c") == 0 or die 'cc';
+# a sanitizer's runtime has to come first
+my $preload = join ':', grep { defined } $ENV{INFER_PRELOAD}, "$dir/broken.so";
 
 my $redis = Infer::Redis->new->start;
 my $in = 'location /by/ { $IN infer_cache_bypass $arg_past; }
@@ -53,7 +55,7 @@ my $in = 'location /by/ { $IN infer_cache_bypass $arg_past; }
     location /plain/ { infer m; }';
 my ($one, $two) = map { $redis->node(server => $in,
     model_extra => 'sequences 1;',
-    engine => "threads=1 env=LD_PRELOAD=$dir/broken.so",
+    engine => "threads=1 env=LD_PRELOAD=$preload",
     in => 'add_header X-Key $infer_cache_key;') } 1 .. 2;
 ok(Infer::Redis::warm($_), 'a node writes to Redis') for $one, $two;
 $two->allow(qr/infer engine/, qr/infer answers from \d+ s ago/,
