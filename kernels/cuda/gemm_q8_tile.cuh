@@ -375,8 +375,8 @@ q8_tile_launch(const cu_dev_t *dev, cu_q8_args_t *p)
 }
 
 /* Few rows: blocks small in outputs, so that a matrix is spread over all SMs; many: large ones,
- * where they fill the device. Chains with minima or two scales a block need registers that large
- * ones have not (sm_120 spills). */
+ * where they fill the device. Chains with minima need registers that large ones have not; those
+ * with two scales a block spill on sm_120 where two large blocks share an SM. */
 template <int FORM>
 static int
 q8_tile_any(const cu_dev_t *dev, cu_q8_args_t *p)
@@ -387,8 +387,8 @@ q8_tile_any(const cu_dev_t *dev, cu_q8_args_t *p)
     if (p->n <= 64) {
         return q8_tile_launch<Q8Tile<FORM, 2, 2, 1, 2, 8, 4>>(dev, p);
     }
-    if constexpr (!F::min && F::subs == 1) {
-        using Large = Q8Tile<FORM, 4, 2, 2, 4, 3, 2>;
+    if constexpr (!F::min) {
+        using Large = Q8Tile<FORM, 4, 2, 2, 4, 3, F::subs == 2 ? 1 : 2>;
 
         for (uint32_t i = 0; i < p->n_parts; i++) {
             blocks += (uint64_t) ((p->part[i].n_out + Large::BM - 1) / Large::BM)
