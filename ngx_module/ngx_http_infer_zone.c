@@ -566,7 +566,11 @@ ngx_http_infer_bus_leave(ngx_http_infer_bus_t *bus)
     /* the engine frees what we leave behind */
     (void) eventfd_write(bus->wake_fd, 1);
 
-    /* nginx waits for its threads, but not where a queue is full */
+    /*
+     * The process ends, or the last request of its cycle has: nobody is kept
+     * waiting. A job reads what is unmapped below, and is over in the time of
+     * one body. nginx waits for its threads, but not where a queue is full.
+     */
 
     while (atomic_load_explicit(&bus->jobs_done, memory_order_acquire)
            != bus->jobs)

@@ -10,8 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cache/store_int.h"
-#include "ipc/hash.h"
+#include "store_site.h"
 #include "tap.h"
 
 #define TEST_VALUE  40000
@@ -31,23 +30,6 @@ test_no_room(void *arg, size_t len)
     (void) arg;
     (void) len;
     return NULL;
-}
-
-static const uint8_t *
-test_key(uint32_t n)
-{
-    static uint8_t        key[INFER_STORE_KEY];
-    static const uint8_t  secret[16] = { 1 };
-
-    infer_hash(secret, &n, sizeof(n), key);
-    return key;
-}
-
-/* Byte i of the value of n. */
-static uint8_t
-test_byte(uint32_t n, size_t i)
-{
-    return (uint8_t) (n * 31 + i * 7 + i / 251);
 }
 
 static int

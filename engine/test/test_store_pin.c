@@ -9,8 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cache/store_int.h"
-#include "ipc/hash.h"
+#include "store_site.h"
 #include "tap.h"
 
 #define TEST_VALUE   20000
@@ -31,22 +30,6 @@ test_room(void *arg, size_t len)
 
     (void) arg;
     return len <= TEST_VALUE ? room : NULL;
-}
-
-static const uint8_t *
-test_key(uint32_t n)
-{
-    static uint8_t        key[INFER_STORE_KEY];
-    static const uint8_t  secret[16] = { 1 };
-
-    infer_hash(secret, &n, sizeof(n), key);
-    return key;
-}
-
-static uint8_t
-test_byte(uint32_t n, size_t i)
-{
-    return (uint8_t) (n * 31 + i * 7 + i / 251);
 }
 
 static int
