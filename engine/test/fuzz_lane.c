@@ -8,6 +8,7 @@
 
 #include "cache/redis_int.h"
 #include "cache/redis_lane.h"
+#include "fuzz_text.h"
 
 #define FUZZ_BYTES  4096               /* of a value */
 
@@ -18,7 +19,6 @@ size_t fuzz_seed(uint32_t i, uint8_t *buf, size_t cap);
 size_t
 fuzz_seed(uint32_t i, uint8_t *buf, size_t cap)
 {
-    size_t                    len;
     static const char *const  seeds[] = {
         "\1\11$5\r\nhello\r\n$1\r\n7\r\n$-1\r\n$-1\r\n-ERR no\r\n$2\r\n12\r\n",
         "\7\2$-1\r\n$-1\r\n:1\r\n", "\3\17$2147483647\r\n",
@@ -26,13 +26,7 @@ fuzz_seed(uint32_t i, uint8_t *buf, size_t cap)
         "18446744073709551615\r\n$3\r\nabc\r\n$1\r\n1\r\n"
     };
 
-    if (i >= sizeof(seeds) / sizeof(seeds[0])) {
-        return 0;
-    }
-    len = strlen(seeds[i]);
-    len = len > cap ? cap : len;
-    memcpy(buf, seeds[i], len);
-    return len;
+    return fuzz_text(seeds, sizeof(seeds) / sizeof(seeds[0]), i, buf, cap);
 }
 
 static uint32_t

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "cache/redis_int.h"
+#include "fuzz_text.h"
 
 #define FUZZ_BYTES    4096
 #define FUZZ_OBJECTS  64
@@ -18,7 +19,6 @@ size_t fuzz_seed(uint32_t i, uint8_t *buf, size_t cap);
 size_t
 fuzz_seed(uint32_t i, uint8_t *buf, size_t cap)
 {
-    size_t                    len;
     static const char *const  seeds[] = {
         "\1$5\r\nhello\r\n$-1\r\n:12\r\n+OK\r\n-ERR no\r\n",
         "\7*2\r\n*3\r\n:0\r\n:99\r\n*2\r\n$9\r\n127.0.0.1\r\n:7000\r\n"
@@ -27,13 +27,7 @@ fuzz_seed(uint32_t i, uint8_t *buf, size_t cap)
         "\4*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*0\r\n"
     };
 
-    if (i >= sizeof(seeds) / sizeof(seeds[0])) {
-        return 0;
-    }
-    len = strlen(seeds[i]);
-    len = len > cap ? cap : len;
-    memcpy(buf, seeds[i], len);
-    return len;
+    return fuzz_text(seeds, sizeof(seeds) / sizeof(seeds[0]), i, buf, cap);
 }
 
 /* All of a reply, against what it may have. */
