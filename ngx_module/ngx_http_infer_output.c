@@ -146,18 +146,14 @@ ngx_http_infer_output_stream(ngx_http_infer_ctx_t *ctx)
 static void
 ngx_http_infer_output_whole(ngx_http_infer_ctx_t *ctx)
 {
-    int                       rc;
-    ngx_int_t                 frc;
-    ngx_uint_t                i;
-    ngx_http_request_t       *r;
-    infer_api_error_t         e;
-    ngx_http_infer_choice_t  *choice;
+    int                  rc;
+    ngx_int_t            frc;
+    ngx_uint_t           i;
+    ngx_http_request_t  *r;
+    infer_api_error_t    e;
 
     for (i = 0; i < ctx->nchoices; i++) {
-        choice = &ctx->choices[i];
-
-        if (infer_slot_status(&ctx->bus->bus, choice->ref) != INFER_SLOT_DONE)
-        {
+        if (!ctx->choices[i].done) {
             ngx_http_infer_timer(ctx);
             return;
         }
@@ -222,8 +218,9 @@ ngx_http_infer_render_open(ngx_http_infer_ctx_t *ctx)
 
 /*
  * Renders what is new in a choice, up to max bytes of output (0: no limit).
- * The state is read before the count: a choice that is DONE by then has
- * published everything.
+ * The state was read before the count: a choice that was done by then has
+ * published everything. It is not read again: one that ended meanwhile may
+ * have failed, which ngx_http_infer_failed() looks at in the next turn.
  */
 
 static int
@@ -231,7 +228,7 @@ ngx_http_infer_render_choice(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choice, size_t max)
 {
     int           rc;
-    uint32_t      n, count, status, finish;
+    uint32_t      n, count, finish;
     infer_bus_t  *bus;
 
     if (choice->ended) {
@@ -240,12 +237,11 @@ ngx_http_infer_render_choice(ngx_http_infer_ctx_t *ctx,
 
     bus = &ctx->bus->bus;
 
-    status = infer_slot_status(bus, choice->ref);
     count = infer_log_count(bus, choice->ref);
 
     if (choice->stream == NULL) {
 
-        if (count == 0 && status != INFER_SLOT_DONE) {
+        if (count == 0 && !choice->done) {
             return INFER_OK;
         }
 
@@ -275,7 +271,7 @@ ngx_http_infer_render_choice(ngx_http_infer_ctx_t *ctx,
         }
     }
 
-    if (status != INFER_SLOT_DONE) {
+    if (!choice->done) {
         return INFER_OK;
     }
 
@@ -449,7 +445,10 @@ ngx_http_infer_note_finish(ngx_http_infer_ctx_t *ctx,
 }
 
 
-/* The first choice that ended without an answer, if any. */
+/*
+ * The first choice that ended without an answer, if any; and which are done,
+ * for all that follows in this turn.
+ */
 
 static uint32_t
 ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
@@ -468,6 +467,7 @@ ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
         }
 
         status = infer_slot_status(&ctx->bus->bus, choice->ref);
+        choice->done = (status == INFER_SLOT_DONE);
 
         if (status == INFER_SLOT_SUBMITTED || status == INFER_SLOT_RUNNING) {
             continue;

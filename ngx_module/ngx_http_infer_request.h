@@ -59,6 +59,7 @@ struct ngx_http_infer_choice_s {
     infer_stream_t             *stream;         /* made at the first token */
     uint32_t                    nread;          /* records taken */
     unsigned                    held:1;         /* the slot is ours */
+    unsigned                    done:1;         /* as seen in this turn */
     unsigned                    ended:1;
     unsigned                    joined:1;       /* another request began it */
 };
