@@ -148,6 +148,26 @@ bus_pointers(infer_bus_t *bus, uint8_t *base)
     bus->n_models = h->n_models;
 }
 
+/* Where generations begin to count: what somebody still knows of another
+ * bus, which may have had the same slots, names none of this one. 40 bits. */
+static int
+bus_generations(infer_bus_t *bus)
+{
+    uint32_t  i;
+    uint64_t  first;
+
+    if (getrandom(&first, sizeof(first), 0) != (ssize_t) sizeof(first)) {
+        return -1;
+    }
+
+    for (i = 0; i < bus->n_slots; i++) {
+        atomic_store(&bus->slot[i].state,
+                     infer_slot_word(first >> 24, INFER_SLOT_FREE));
+    }
+
+    return 0;
+}
+
 static int
 bus_fill(infer_bus_t *bus, const infer_bus_conf_t *conf, uint8_t *base,
     infer_err_t *err)
@@ -167,8 +187,9 @@ bus_fill(infer_bus_t *bus, const infer_bus_conf_t *conf, uint8_t *base,
                          "zone of %zu bytes is too small", bus->bytes);
     }
 
+    bus_pointers(bus, base);
     if (getrandom(h->hash_key, sizeof(h->hash_key), 0)
-        != (ssize_t) sizeof(h->hash_key))
+        != (ssize_t) sizeof(h->hash_key) || bus_generations(bus) != 0)
     {
         return infer_err(err, INFER_UNSUPPORTED, "getrandom() failed: %s",
                          strerror(errno));
@@ -183,7 +204,6 @@ bus_fill(infer_bus_t *bus, const infer_bus_conf_t *conf, uint8_t *base,
 
     snprintf(h->build_id, sizeof(h->build_id), "%s", infer_build_id());
     snprintf(h->isa, sizeof(h->isa), "%s", conf->isa ? conf->isa : "auto");
-    bus_pointers(bus, base);
 
     for (i = 0; i < conf->n_models; i++) {
         bus->model[i] = conf->models[i];

@@ -25,8 +25,9 @@
  *     ^            |                |              |             |
  *     +-----W------+                +------E-------+----> CLOSING -E-> FREE
  *
- * Each step back to FREE adds one to the generation. A slot whose reader
- * bits are all clear is cancelled; the engine takes it through CLOSING.
+ * Each step back to FREE adds one to the generation, which begins at a number
+ * that is random for each bus. A slot whose reader bits are all clear is
+ * cancelled; the engine takes it through CLOSING.
  */
 
 #ifndef INFER_IPC_LAYOUT_H

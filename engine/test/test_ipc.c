@@ -331,6 +331,27 @@ test_log(uint32_t top)
     infer_bus_unmap(&bus, 1);
 }
 
+/* What is known of a slot of one bus must not name one of another. */
+static void
+test_generations(void)
+{
+    uint32_t     entry;
+    infer_bus_t  bus, other;
+    infer_ref_t  ref, same;
+
+    test_make(&bus, 1 << 20, 2);
+    test_make(&other, 1 << 20, 2);
+    infer_entry_claim(&bus, &entry);
+    infer_slot_claim(&bus, entry, &ref);
+    infer_entry_claim(&other, &entry);
+    infer_slot_claim(&other, entry, &same);
+    ok(same.slot == ref.slot && !infer_slot_valid(&other, ref)
+       && infer_slot_join(&other, entry, ref) == INFER_AGAIN,
+       "two buses have no generation in common");
+    infer_bus_unmap(&bus, 1);
+    infer_bus_unmap(&other, 1);
+}
+
 /* What the child of test_crash does until it is killed. */
 static void
 test_child(infer_bus_t *bus)
@@ -482,6 +503,7 @@ main(void)
     test_slots();
     test_raise();
     test_chain();
+    test_generations();
     test_log(0);
     test_log(20);
     test_locks();
