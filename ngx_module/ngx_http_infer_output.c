@@ -469,7 +469,7 @@ ngx_http_infer_failed(ngx_http_infer_ctx_t *ctx, infer_api_error_t *e)
         status = infer_slot_status(&ctx->bus->bus, choice->ref);
         choice->done = (status == INFER_SLOT_DONE);
 
-        if (status == INFER_SLOT_SUBMITTED || status == INFER_SLOT_RUNNING) {
+        if (ngx_http_infer_status_runs(status)) {
             continue;
         }
 

@@ -140,8 +140,13 @@ ngx_int_t ngx_http_infer_joined(ngx_http_infer_ctx_t *ctx);
 
 /*
  * submit.c: claim fills a slot for each of the ctx->nchoices, all or none;
- * codes of infer.h. launch submits them. slot_runs: it will have news.
+ * codes of infer.h. launch submits them. slot_runs: it will have news. So has
+ * one that is joined while another worker is about to submit it, or dies.
  */
+
+#define ngx_http_infer_status_runs(status)                                    \
+    ((status) == INFER_SLOT_CLAIMED || (status) == INFER_SLOT_SUBMITTED       \
+     || (status) == INFER_SLOT_RUNNING)
 
 int ngx_http_infer_claim(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_launch(ngx_http_infer_ctx_t *ctx);

@@ -253,7 +253,7 @@ ngx_http_infer_slot_runs(ngx_http_infer_bus_t *bus, infer_ref_t ref)
 
     status = infer_slot_status(&bus->bus, ref);
 
-    return status == INFER_SLOT_SUBMITTED || status == INFER_SLOT_RUNNING;
+    return ngx_http_infer_status_runs(status);
 }
 
 

@@ -181,9 +181,11 @@ void infer_slot_free(infer_bus_t *bus, uint32_t slot);
 void infer_slot_notify(infer_bus_t *bus, infer_ref_t ref,
     uint64_t woken[INFER_MAX_ENTRIES / 64]);
 /* Entries whose process is gone: their reader bits are cleared in all
- * slots, claimed slots freed, the entry made free. Returns entries in use
- * (alive). Called at start and about once a second. */
-uint32_t infer_bus_sweep(infer_bus_t *bus);
+ * slots, claimed slots freed (who had joined one has news, as by
+ * infer_slot_notify()), the entry made free. Returns entries in use (alive).
+ * Called at start and about ten times a second. */
+uint32_t infer_bus_sweep(infer_bus_t *bus,
+    uint64_t woken[INFER_MAX_ENTRIES / 64]);
 /* At engine start: blocks owned by no living generation are freed. */
 void infer_bus_sweep_blocks(infer_bus_t *bus);
 

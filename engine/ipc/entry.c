@@ -137,25 +137,33 @@ infer_slot_notify(infer_bus_t *bus, infer_ref_t ref,
     }
 }
 
-/* Slots that a dead worker had only claimed: nobody else can move them. */
+/* Slots that a dead worker had only claimed: nobody else can move them. Who
+ * has joined one waits for news: from CLOSING on nobody joins any more. */
 static void
-entry_free_claimed(infer_bus_t *bus, uint32_t entry)
+entry_free_claimed(infer_bus_t *bus, uint32_t entry,
+    uint64_t woken[INFER_MAX_ENTRIES / 64])
 {
-    uint32_t  i;
-    uint64_t  w;
+    uint32_t     i;
+    uint64_t     w;
+    infer_ref_t  ref;
 
     for (i = 0; i < bus->n_slots; i++) {
         w = atomic_load(&bus->slot[i].state);
         if (infer_slot_state(w) == INFER_SLOT_CLAIMED
             && infer_slot_claimer(w) == entry)
         {
+            ref.slot = i;
+            ref.generation = infer_slot_generation(w);
+            atomic_store(&bus->slot[i].state,
+                         infer_slot_word(ref.generation, INFER_SLOT_CLOSING));
+            infer_slot_notify(bus, ref, woken);
             infer_slot_free(bus, i);
         }
     }
 }
 
 uint32_t
-infer_bus_sweep(infer_bus_t *bus)
+infer_bus_sweep(infer_bus_t *bus, uint64_t woken[INFER_MAX_ENTRIES / 64])
 {
     uint32_t        k, alive = 0, dead = 0;
     infer_entry_t  *e;
@@ -172,7 +180,7 @@ infer_bus_sweep(infer_bus_t *bus)
         }
 
         dead++;
-        entry_free_claimed(bus, k);
+        entry_free_claimed(bus, k, woken);
         entry_drop_readers(bus, k);
         atomic_store(&e->pid, 0);
         /* last: from here on another worker may claim it */

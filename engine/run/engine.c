@@ -283,7 +283,7 @@ infer_engine_recover(infer_engine_t *e)
     infer_ref_t    ref;
     infer_slot_t  *s;
 
-    (void) infer_bus_sweep(&e->bus);
+    (void) infer_bus_sweep(&e->bus, e->woken);
     infer_bus_sweep_blocks(&e->bus);
 
     for (i = 0; i < e->bus.n_slots; i++) {
@@ -349,7 +349,7 @@ infer_engine_sweep(infer_engine_t *e)
     }
 
     e->sweep_us = now_us;
-    alive = infer_bus_sweep(&e->bus);
+    alive = infer_bus_sweep(&e->bus, e->woken);
     retired = atomic_load(&e->bus.hdr->retired) != 0;
 
     if (alive != 0) {

@@ -405,7 +405,7 @@ test_crash(void)
     int               round, bad = 0;
     pid_t             pid;
     uint32_t          total, k;
-    uint64_t          end;
+    uint64_t          end, woken[INFER_MAX_ENTRIES / 64] = { 0 };
     infer_bus_t       bus;
     infer_bus_load_t  load;
 
@@ -423,7 +423,7 @@ test_crash(void)
         }
         kill(pid, SIGKILL);
         /* while it is a zombie its lock is gone already: sweep before wait */
-        while (infer_bus_sweep(&bus) != 0) {
+        while (infer_bus_sweep(&bus, woken) != 0) {
             usleep(100);
         }
         waitpid(pid, NULL, 0);
@@ -440,6 +440,61 @@ test_crash(void)
     }
 
     ok(!bad, "200 workers killed: no slot, block or entry leaks");
+    infer_bus_unmap(&bus, 1);
+}
+
+/* A worker with an entry and a slot that it has claimed. */
+static pid_t
+test_worker(infer_bus_t *bus, uint32_t *entry, infer_ref_t *ref)
+{
+    int    end[2];
+    pid_t  pid;
+
+    if (pipe(end) != 0 || (pid = fork()) < 0) {
+        printf("Bail out! no process\n");
+        exit(1);
+    }
+    if (pid == 0) {
+        _exit(infer_entry_claim(bus, entry) == INFER_OK
+              && infer_slot_claim(bus, *entry, ref) == INFER_OK
+              && write(end[1], entry, sizeof(*entry)) == sizeof(*entry)
+              && write(end[1], ref, sizeof(*ref)) == sizeof(*ref)
+              ? (pause(), 0) : 1);
+    }
+    (void) close(end[1]);
+    ok(read(end[0], entry, sizeof(*entry)) == sizeof(*entry)
+       && read(end[0], ref, sizeof(*ref)) == sizeof(*ref), "a worker");
+    (void) close(end[0]);
+    return pid;
+}
+
+/* One dies that had filled a slot and told of it: who has joined that must
+ * hear of its end, for the engine never will. */
+static void
+test_dead_leader(void)
+{
+    pid_t        first, second;
+    uint32_t     entry, other;
+    uint64_t     bits[INFER_BITMAP_WORDS];
+    uint64_t     woken[INFER_MAX_ENTRIES / 64] = { 0 };
+    infer_bus_t  bus;
+    infer_ref_t  ref, own;
+
+    test_make(&bus, 1 << 20, 2);
+    first = test_worker(&bus, &entry, &ref);
+    second = test_worker(&bus, &other, &own);
+    ok(infer_slot_join(&bus, other, ref) == INFER_OK,
+       "what is about to be submitted is joined");
+    (void) infer_entry_news(&bus, other, bits);
+    kill(first, SIGKILL);
+    waitpid(first, NULL, 0);
+    ok(infer_bus_sweep(&bus, woken) == 1 && !infer_slot_valid(&bus, ref)
+       && infer_slot_valid(&bus, own)
+       && infer_entry_news(&bus, other, bits) == 1
+       && bits[0] == 1ull << ref.slot && (woken[0] >> other & 1),
+       "and its reader told when its worker dies");
+    kill(second, SIGKILL);
+    waitpid(second, NULL, 0);
     infer_bus_unmap(&bus, 1);
 }
 
@@ -506,6 +561,7 @@ main(void)
     test_generations();
     test_log(0);
     test_log(20);
+    test_dead_leader();
     test_locks();
     test_ring();
     test_crash();
