@@ -284,7 +284,6 @@ infer_engine_recover(infer_engine_t *e)
     infer_slot_t  *s;
 
     (void) infer_bus_sweep(&e->bus, e->woken);
-    infer_bus_sweep_blocks(&e->bus);
 
     for (i = 0; i < e->bus.n_slots; i++) {
         s = &e->bus.slot[i];
@@ -294,6 +293,8 @@ infer_engine_recover(infer_engine_t *e)
         ref.generation = infer_slot_generation(w);
 
         if (st == INFER_SLOT_CLOSING) {
+            /* somebody may have joined it just before */
+            infer_engine_notify(e, ref);
             infer_slot_free(&e->bus, i);
         }
 
@@ -312,6 +313,8 @@ infer_engine_recover(infer_engine_t *e)
         infer_engine_notify(e, ref);
     }
 
+    /* last: of a slot that was being freed, some may have been given back */
+    infer_bus_sweep_blocks(&e->bus);
     infer_engine_wake(e);
 
     if (left != 0) {

@@ -546,6 +546,41 @@ test_worker_dies(test_t *t)
     (void) close(ready_pipe[1]);
 }
 
+/* An engine dies while it gives back what a slot had. */
+static void
+test_dies_freeing(test_t *t)
+{
+    uint32_t           i, n = 0, left = 0;
+    uint64_t           bits[INFER_BITMAP_WORDS];
+    infer_bus_t       *bus = &t->s.bus;
+    infer_ref_t        ref;
+    infer_sampling_t   p = site_greedy(1900);
+    const site_conf_t  conf = { 2048, 4, 64, 256, 1, 0, 0 };
+
+    site_open(&t->s, &conf);
+    ref = site_fill(&t->s, 20, 1, &p);
+    infer_slot_submit(bus, t->s.entry, ref);
+    for (i = 0; i < bus->n_blocks; i++) {
+        n += atomic_load(&bus->owner[i]) != 0;
+    }
+    i = bus->slot[ref.slot].ext[INFER_EXT_LOG].first;
+    atomic_store(&bus->owner[i], 0);
+    atomic_store(&bus->slot[ref.slot].state,
+                 infer_slot_word(ref.generation, INFER_SLOT_CLOSING));
+
+    site_start(&t->s);
+    (void) site_wait_word(&bus->hdr->engine_state, INFER_ENGINE_READY, 10000);
+    for (i = 0; i < bus->n_blocks; i++) {
+        left += atomic_load(&bus->owner[i]) != 0;
+    }
+    ok(n > 3 && left == 0, "an engine dies freeing a slot: the next gives "
+       "back all of its %u blocks (%u left)", n, left);
+    ok(!infer_slot_valid(bus, ref)
+       && infer_entry_news(bus, t->s.entry, bits) == 1
+       && bits[0] == 1ull << ref.slot, "and tells a reader");
+    site_close(&t->s);
+}
+
 static void
 test_two_models(test_t *t)
 {
@@ -763,6 +798,7 @@ main(void)
     test_few_pages(t);
     test_kv_type(t);
     test_load_fails(t);
+    test_dies_freeing(t);
     test_two_models(t);
     test_nan(t);
     test_check();
