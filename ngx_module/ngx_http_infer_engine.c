@@ -174,10 +174,12 @@ ngx_http_infer_engine_ensure(ngx_http_infer_bus_t *bus)
     hdr = bus->bus.hdr;
     log = ngx_cycle->log;
 
-    now = infer_now_us();
+    /* the clock last: what another worker has set by then is not after it */
+
     last = atomic_load_explicit(&hdr->last_spawn_us, memory_order_acquire);
     failures = atomic_load_explicit(&hdr->spawn_failures,
                                     memory_order_acquire);
+    now = infer_now_us();
 
     /*
      * One that was started but has not taken its lock yet has the same time.
@@ -189,6 +191,12 @@ ngx_http_infer_engine_ensure(ngx_http_infer_bus_t *bus)
                     : NGX_HTTP_INFER_BACKOFF_US / 4;
 
     if (last != 0 && now - last < wait) {
+        return;
+    }
+
+    /* one that was started meanwhile has its lock by now */
+
+    if (ngx_http_infer_engine_alive(bus)) {
         return;
     }
 

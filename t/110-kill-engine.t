@@ -45,4 +45,19 @@ is(scalar(grep { $_->{status} == 200 } @a), 8, 'no request fails');
 same([ map { whole($_) } @a ], \@want, 'same text');
 
 $t->finish;
+
+# many workers see it die at once, and one of them starts another
+$t = Infer->new(workers => 12)->start;
+$t->allow(qr/infer engine .*died/);
+my $kills = 0;
+for (1 .. 5) {
+    my $dies = $t->engine;
+    $kills += kill 'KILL', $dies if $dies;
+    $t->wait_for(sub { my $e = $t->engine; $e && $e != ($dies || 0) }, 20);
+    $t->wait_ready(20);
+}
+is(scalar(() = $t->log =~ /died, starting another/g), $kills,
+   "$kills deaths, as many starts");
+unlike($t->log, qr/did not come up/, 'and none was in the way of another');
+$t->finish;
 done_testing;
