@@ -55,7 +55,9 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
     ngx_http_infer_cache_known(ctx, cc->log_key);
 
     if (cc->lookup) {
-        rc = ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, NULL, &g);
+        ngx_memzero(&g, sizeof(infer_store_get_t));
+
+        rc = ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, &g);
 
         if (rc == INFER_OK) {
             return ngx_http_infer_cache_log(ctx, &g);
@@ -112,14 +114,11 @@ ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx)
 }
 
 
-/*
- * OK: the value is in g, in the request's pool, or stays in the zone where ref
- * is not NULL. An old one is kept aside.
- */
+/* OK: the value is in g, or stays in the zone. An old one is kept aside. */
 
 int
 ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
-    infer_buf_t *ident, infer_store_ref_t *ref, infer_store_get_t *g)
+    infer_buf_t *ident, infer_store_get_t *g)
 {
     int                      rc;
     infer_store_t           *store;
@@ -132,14 +131,15 @@ ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
         return INFER_AGAIN;
     }
 
-    ngx_memzero(g, sizeof(infer_store_get_t));
     g->ident = ident->data;
     g->ident_len = ident->len;
     g->now_ms = infer_now_us() / 1000;
-    g->ref = ref;
     g->ref_min = NGX_HTTP_INFER_CACHE_REF_MIN;
-    g->alloc = ngx_http_infer_cache_room;
-    g->alloc_arg = ctx->request->pool;
+
+    if (g->alloc == NULL) {
+        g->alloc = ngx_http_infer_cache_room;
+        g->alloc_arg = ctx->request->pool;
+    }
 
     rc = infer_store_get(store, key, g);
 
@@ -238,9 +238,20 @@ ngx_http_infer_cache_render(ngx_http_infer_ctx_t *ctx, void *logs, size_t len,
                              ctx->req, &answer, &conf);
     if (rc != INFER_OK) {
         infer_buf_free(page);
+        return rc;
     }
 
-    return rc;
+    /* a stream has an id in each event */
+
+    if (!head.stream
+        && infer_answer_once(page->data + sizeof(head),
+                             page->len - sizeof(head), &head.id_at,
+                             &head.time_at))
+    {
+        ngx_memcpy(page->data, &head, sizeof(head));
+    }
+
+    return INFER_OK;
 }
 
 

@@ -15,6 +15,7 @@
 #include <ngx_core.h>
 #include <ngx_http.h>
 
+#include "cache/answer.h"
 #include "cache/key.h"
 #include "cache/store.h"
 #include "ngx_http_infer_redis.h"
@@ -171,7 +172,7 @@ typedef struct {
 /* a rendered answer: this, then its bytes with id and time left blank. The
  * zone outlives a module that is replaced */
 
-#define NGX_HTTP_INFER_CACHE_PAGE  3
+#define NGX_HTTP_INFER_CACHE_PAGE  4
 
 typedef struct {
     uint32_t                     version;       /* ..._CACHE_PAGE */
@@ -180,13 +181,31 @@ typedef struct {
     uint32_t                     completion_tokens;
     uint32_t                     finish;
     uint32_t                     age;           /* s, when it was rendered */
+    uint32_t                     id_at;         /* the only marks in it, */
+    uint32_t                     time_at;       /* or 0: look for them */
     u_char                       key[INFER_STORE_KEY];  /* of its logs */
 } ngx_http_infer_cache_page_t;
+
+
+/* what answering a hit needs of the request's pool, in one piece; the value
+ * that was copied lies behind it, after room for it to grow in front */
+
+typedef struct {
+    ngx_http_request_body_t      rb;
+    ngx_chain_t                  in;
+    ngx_chain_t                  out;
+    ngx_buf_t                    in_buf;
+    ngx_buf_t                    out_buf;
+    char                         age[INFER_ANSWER_DECIMAL];
+} ngx_http_infer_hit_room_t;
 
 
 /* a page that was found: where it lies, and its head once it is read */
 
 typedef struct {
+    ngx_pool_t                  *pool;
+    size_t                       grow;          /* when it is filled in */
+    ngx_http_infer_hit_room_t   *room;
     infer_store_get_t            got;
     infer_store_ref_t            ref;           /* unless got.value */
     ngx_http_infer_cache_page_t  head;

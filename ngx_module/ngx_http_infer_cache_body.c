@@ -18,8 +18,8 @@
 
 static ngx_int_t ngx_http_infer_cache_at_hand(ngx_http_request_t *r,
     ngx_buf_t *b);
-static ngx_int_t ngx_http_infer_cache_take_body(ngx_http_request_t *r,
-    ngx_buf_t *b);
+static void ngx_http_infer_cache_take_body(ngx_http_request_t *r,
+    ngx_buf_t *b, ngx_http_infer_hit_room_t *room);
 static ngx_int_t ngx_http_infer_cache_find(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx, ngx_chain_t *body, ngx_http_infer_hit_t *hit);
 static ngx_http_infer_cache_ctx_t *ngx_http_infer_cache_ctx(
@@ -67,13 +67,9 @@ ngx_http_infer_cache_lookup_early(ngx_http_request_t *r,
 
     if (rc == NGX_OK) {
 
-        if (ngx_http_infer_cache_take_body(r, &b) == NGX_OK) {
-            return ngx_http_infer_hit_send(ctx, &hit);
-        }
+        ngx_http_infer_cache_take_body(r, &b, hit.room);
 
-        infer_store_release(&hit.ref);
-
-        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+        return ngx_http_infer_hit_send(ctx, &hit);
     }
 
     if (ngx_http_infer_own(ctx) != NGX_OK) {
@@ -147,33 +143,21 @@ ngx_http_infer_cache_at_hand(ngx_http_request_t *r, ngx_buf_t *b)
 
 /* As if nginx had read it: what follows is the next request. */
 
-static ngx_int_t
-ngx_http_infer_cache_take_body(ngx_http_request_t *r, ngx_buf_t *b)
+static void
+ngx_http_infer_cache_take_body(ngx_http_request_t *r, ngx_buf_t *b,
+    ngx_http_infer_hit_room_t *room)
 {
-    struct {
-        ngx_http_request_body_t  rb;
-        ngx_chain_t              bufs;
-        ngx_buf_t                buf;
-    } *body;
+    room->in_buf = *b;
+    room->in.buf = &room->in_buf;
+    room->rb.bufs = &room->in;
 
-    body = ngx_pcalloc(r->pool, sizeof(*body));
-    if (body == NULL) {
-        return NGX_ERROR;
-    }
-
-    body->buf = *b;
-    body->bufs.buf = &body->buf;
-    body->rb.bufs = &body->bufs;
-
-    r->request_body = &body->rb;
+    r->request_body = &room->rb;
     r->header_in->pos = b->last;
     r->request_length += b->last - b->pos;
-
-    return NGX_OK;
 }
 
 
-/* OK: the hit is the rendered answer to the body. */
+/* OK: the hit is the rendered answer to the body. DECLINED: there is none. */
 
 static ngx_int_t
 ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
@@ -182,7 +166,6 @@ ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     char                         room[NGX_HTTP_INFER_CACHE_BODY_SHORT];
     ngx_int_t                    rc;
     infer_buf_t                  ident;
-    infer_store_ref_t           *ref;
     ngx_http_infer_cache_ctx_t  *cc;
     ngx_http_infer_loc_conf_t   *ilcf;
 
@@ -214,33 +197,35 @@ ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
         return NGX_DECLINED;
     }
 
-    /* a single process may unmap a zone under its own requests */
-
-    ref = (ilcf->cache.pace || ngx_process != NGX_PROCESS_WORKER) ? NULL
-                                                                  : &hit->ref;
-    hit->ref.count = NULL;
+    ngx_http_infer_hit_begin(ctx, hit);
 
     rc = NGX_DECLINED;
 
-    if (ngx_http_infer_cache_get(ctx, cc->body_key, &ident, ref, &hit->got)
+    if (ngx_http_infer_cache_get(ctx, cc->body_key, &ident, &hit->got)
         == INFER_OK)
     {
         rc = ngx_http_infer_hit_read(hit);
     }
 
+    if (rc == NGX_DECLINED) {
+
+        if (ident.data != room) {
+            cc->body = ident;
+
+        } else {
+            infer_buf_put(&cc->body, ident.data, ident.len);
+        }
+
+        return NGX_DECLINED;
+    }
+
+    if (ident.data != room) {
+        infer_buf_free(&ident);
+    }
+
     if (rc == NGX_OK) {
         ngx_http_infer_cache_known(ctx, hit->head.key);
         ngx_http_infer_cache_status(ctx, "HIT");
-
-    } else if (ident.data != room) {
-        cc->body = ident;
-
-    } else {
-        infer_buf_put(&cc->body, ident.data, ident.len);
-    }
-
-    if (rc == NGX_OK && ident.data != room) {
-        infer_buf_free(&ident);
     }
 
     return rc;

@@ -34,11 +34,12 @@ typedef struct {
 
 
 static ngx_int_t ngx_http_infer_page_describe(ngx_http_infer_ctx_t *ctx,
-    ngx_http_infer_cache_page_t *head, uint64_t age_ms);
+    ngx_http_infer_cache_page_t *head, uint64_t age_ms, char *digits);
+static ngx_str_t *ngx_http_infer_page_now(ngx_http_infer_ctx_t *ctx);
 static ngx_int_t ngx_http_infer_page_pace(ngx_http_infer_ctx_t *ctx,
     u_char *blank, size_t len);
 static void ngx_http_infer_page_begin(ngx_http_infer_page_out_t *out,
-    ngx_http_infer_ctx_t *ctx, char *created, size_t chunk);
+    ngx_http_infer_ctx_t *ctx, size_t chunk);
 static ngx_int_t ngx_http_infer_page_piece(ngx_http_infer_page_out_t *out,
     const u_char *blank, size_t len, ngx_uint_t shared);
 static ngx_int_t ngx_http_infer_page_copy(ngx_http_infer_page_out_t *out,
@@ -47,6 +48,9 @@ static ngx_buf_t *ngx_http_infer_page_buf(ngx_http_infer_page_out_t *out,
     const u_char *pos, const u_char *last);
 static ngx_int_t ngx_http_infer_page_end(ngx_http_infer_page_out_t *out,
     ngx_http_infer_ctx_t *ctx, ngx_http_infer_cache_page_t *head);
+static void *ngx_http_infer_hit_alloc(void *data, size_t len);
+static ngx_int_t ngx_http_infer_hit_in_place(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_hit_t *hit, uint64_t age_ms);
 static ngx_int_t ngx_http_infer_page_shared(ngx_http_infer_page_out_t *out,
     ngx_http_infer_hit_t *hit);
 static void ngx_http_infer_page_release(void *data);
@@ -78,7 +82,7 @@ ngx_int_t
 ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page, size_t len,
     uint64_t age_ms)
 {
-    char                         created[INFER_ANSWER_DECIMAL];
+    char                        *digits;
     ngx_http_infer_page_out_t    out;
     ngx_http_infer_cache_page_t  head;
 
@@ -86,7 +90,11 @@ ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page, size_t len,
     page += sizeof(head);
     len -= sizeof(head);
 
-    if (ngx_http_infer_page_describe(ctx, &head, age_ms) != NGX_OK) {
+    digits = ngx_pnalloc(ctx->request->pool, INFER_ANSWER_DECIMAL);
+
+    if (digits == NULL
+        || ngx_http_infer_page_describe(ctx, &head, age_ms, digits) != NGX_OK)
+    {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -94,7 +102,7 @@ ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page, size_t len,
         return ngx_http_infer_page_pace(ctx, page, len);
     }
 
-    ngx_http_infer_page_begin(&out, ctx, created, len + len / 2);
+    ngx_http_infer_page_begin(&out, ctx, len + len / 2);
 
     if (ngx_http_infer_page_piece(&out, page, len, 0) != NGX_OK) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
@@ -120,15 +128,14 @@ ngx_http_infer_page_pace(ngx_http_infer_ctx_t *ctx, u_char *blank, size_t len)
 }
 
 
-/* What variables and headers say of an answer. */
+/* What variables and headers say of an answer; digits are kept. */
 
 static ngx_int_t
 ngx_http_infer_page_describe(ngx_http_infer_ctx_t *ctx,
-    ngx_http_infer_cache_page_t *head, uint64_t age_ms)
+    ngx_http_infer_cache_page_t *head, uint64_t age_ms, char *digits)
 {
-    char       *p;
-    size_t      n;
-    ngx_str_t   value;
+    size_t     n;
+    ngx_str_t  value;
 
     ctx->info.prompt_tokens = head->prompt_tokens;
     ctx->info.completion_tokens = head->completion_tokens;
@@ -137,17 +144,64 @@ ngx_http_infer_page_describe(ngx_http_infer_ctx_t *ctx,
                               (u_char *) infer_api_finish_name(head->finish);
     ctx->info.finish_reason.len = ngx_strlen(ctx->info.finish_reason.data);
 
-    p = ngx_pnalloc(ctx->request->pool, INFER_ANSWER_DECIMAL);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
+    n = infer_answer_decimal(digits, (int64_t) (age_ms / 1000));
 
-    n = infer_answer_decimal(p, (int64_t) (age_ms / 1000));
-
-    value.data = (u_char *) p + INFER_ANSWER_DECIMAL - n;
+    value.data = (u_char *) digits + INFER_ANSWER_DECIMAL - n;
     value.len = n;
 
     return ngx_http_infer_header_out(ctx->request, "Age", &value);
+}
+
+
+/* The time in digits; good until it is asked for again. */
+
+static ngx_str_t *
+ngx_http_infer_page_now(ngx_http_infer_ctx_t *ctx)
+{
+    ngx_http_infer_now_t        *now;
+    ngx_http_infer_main_conf_t  *imcf;
+
+    imcf = ngx_http_get_module_main_conf(ctx->request, ngx_http_infer_module);
+    now = &imcf->now;
+
+    if (now->time != ngx_time() || now->text.len == 0) {
+        now->time = ngx_time();
+        now->text.len = infer_answer_decimal(now->digits, now->time);
+        now->text.data = (u_char *) now->digits + INFER_ANSWER_DECIMAL
+                         - now->text.len;
+    }
+
+    return &now->text;
+}
+
+
+void
+ngx_http_infer_hit_begin(ngx_http_infer_ctx_t *ctx, ngx_http_infer_hit_t *hit)
+{
+    hit->pool = ctx->request->pool;
+    hit->grow = ctx->info.request_id.len + INFER_ANSWER_DECIMAL;
+    hit->room = NULL;
+    hit->ref.count = NULL;
+
+    hit->got.alloc = ngx_http_infer_hit_alloc;
+    hit->got.alloc_arg = hit;
+
+    /* a single process may unmap a zone under its own requests */
+
+    hit->got.ref = (ctx->cache->conf->pace
+                    || ngx_process != NGX_PROCESS_WORKER) ? NULL : &hit->ref;
+}
+
+
+static void *
+ngx_http_infer_hit_alloc(void *data, size_t len)
+{
+    ngx_http_infer_hit_t *hit = data;
+
+    hit->room = ngx_palloc(hit->pool, sizeof(ngx_http_infer_hit_room_t)
+                                      + hit->grow + len);
+
+    return hit->room ? (u_char *) (hit->room + 1) + hit->grow : NULL;
 }
 
 
@@ -160,8 +214,17 @@ ngx_http_infer_hit_read(ngx_http_infer_hit_t *hit)
     const u_char   *p;
 
     if (hit->got.value) {
+        ngx_memzero(hit->room, sizeof(ngx_http_infer_hit_room_t));
+
         return ngx_http_infer_cache_head(&hit->head, hit->got.value,
                                          hit->got.value_len);
+    }
+
+    hit->room = ngx_pcalloc(hit->pool, sizeof(ngx_http_infer_hit_room_t));
+
+    if (hit->room == NULL) {
+        infer_store_release(&hit->ref);
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
     for (len = 0; len < sizeof(hit->head); len += n) {
@@ -189,7 +252,6 @@ ngx_http_infer_hit_read(ngx_http_infer_hit_t *hit)
 ngx_int_t
 ngx_http_infer_hit_send(ngx_http_infer_ctx_t *ctx, ngx_http_infer_hit_t *hit)
 {
-    char                       created[INFER_ANSWER_DECIMAL];
     size_t                     n;
     uint64_t                   age_ms;
     ngx_int_t                  rc;
@@ -200,15 +262,18 @@ ngx_http_infer_hit_send(ngx_http_infer_ctx_t *ctx, ngx_http_infer_hit_t *hit)
     age_ms = hit->got.age_ms + (uint64_t) hit->head.age * 1000;
 
     if (hit->got.value) {
-        return ngx_http_infer_cache_send(ctx, hit->got.value,
-                                         hit->got.value_len, age_ms);
+        rc = ngx_http_infer_hit_in_place(ctx, hit, age_ms);
+
+        return rc != NGX_DECLINED ? rc
+               : ngx_http_infer_cache_send(ctx, hit->got.value,
+                                           hit->got.value_len, age_ms);
     }
 
-    rc = ngx_http_infer_page_describe(ctx, &hit->head, age_ms);
+    rc = ngx_http_infer_page_describe(ctx, &hit->head, age_ms,
+                                      hit->room->age);
     at = hit->ref;
 
-    ngx_http_infer_page_begin(&out, ctx, created,
-                              NGX_HTTP_INFER_PAGE_PART);
+    ngx_http_infer_page_begin(&out, ctx, NGX_HTTP_INFER_PAGE_PART);
 
     while (rc == NGX_OK && (n = infer_store_piece(&at, at.left, &p)) > 0) {
         rc = ngx_http_infer_page_piece(&out, p, n, 1);
@@ -227,19 +292,72 @@ ngx_http_infer_hit_send(ngx_http_infer_ctx_t *ctx, ngx_http_infer_hit_t *hit)
 }
 
 
-/* created: room for the digits, as long as pieces are put in */
+/*
+ * A value in our own memory with one id and one time, near its start: what
+ * lies before them moves to the front, and all else stays where it is.
+ */
+
+static ngx_int_t
+ngx_http_infer_hit_in_place(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_hit_t *hit, uint64_t age_ms)
+{
+    size_t                        middle;
+    u_char                       *page, *p;
+    ngx_buf_t                    *b;
+    ngx_str_t                    *id, *created;
+    ngx_http_infer_cache_page_t  *head;
+
+    head = &hit->head;
+    page = (u_char *) hit->got.value + sizeof(*head);
+
+    b = &hit->room->out_buf;
+    b->last = (u_char *) hit->got.value + hit->got.value_len;
+
+    if (head->stream || head->id_at >= head->time_at
+        || head->time_at >= (size_t) (b->last - page))
+    {
+        return NGX_DECLINED;
+    }
+
+    id = &ctx->info.request_id;
+    created = ngx_http_infer_page_now(ctx);
+    middle = head->time_at - head->id_at - 1;
+
+    p = page + head->time_at + 1 - created->len - middle - id->len
+        - head->id_at;
+    b->pos = p;
+    b->temporary = 1;
+
+    ngx_memmove(p, page, head->id_at);
+    p = ngx_cpymem(p + head->id_at, id->data, id->len);
+    ngx_memmove(p, page + head->id_at + 1, middle);
+    ngx_memcpy(p + middle, created->data, created->len);
+
+    if (ngx_http_infer_page_describe(ctx, head, age_ms, hit->room->age)
+        != NGX_OK)
+    {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    b->last_buf = (ctx->request == ctx->request->main) ? 1 : 0;
+    b->last_in_chain = 1;
+    hit->room->out.buf = b;
+
+    return ngx_http_infer_send_chain(ctx->request, NGX_HTTP_OK,
+                                     &ngx_http_infer_page_json,
+                                     &hit->room->out, b->last - b->pos);
+}
+
 
 static void
 ngx_http_infer_page_begin(ngx_http_infer_page_out_t *out,
-    ngx_http_infer_ctx_t *ctx, char *created, size_t chunk)
+    ngx_http_infer_ctx_t *ctx, size_t chunk)
 {
     ngx_memzero(out, sizeof(ngx_http_infer_page_out_t));
 
     out->pool = ctx->request->pool;
     out->id = ctx->info.request_id;
-    out->created.len = infer_answer_decimal(created, (int64_t) ngx_time());
-    out->created.data = (u_char *) created + INFER_ANSWER_DECIMAL
-                        - out->created.len;
+    out->created = *ngx_http_infer_page_now(ctx);
     out->chunk = ngx_min(chunk, NGX_HTTP_INFER_PAGE_CHUNK);
     out->last = &out->out;
 }

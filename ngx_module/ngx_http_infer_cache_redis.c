@@ -537,7 +537,9 @@ ngx_http_infer_l2_look(ngx_http_infer_ctx_t *ctx)
 
     cc = ctx->cache;
 
-    if (ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, NULL, &g)
+    ngx_memzero(&g, sizeof(infer_store_get_t));
+
+    if (ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, &g)
         == INFER_OK)
     {
         rc = ngx_http_infer_cache_log(ctx, &g);

@@ -201,6 +201,15 @@ typedef struct {
 } ngx_http_infer_random_t;
 
 
+/* a second's digits, which many answers have in common */
+
+typedef struct {
+    time_t                      time;
+    ngx_str_t                   text;           /* empty: none yet */
+    char                        digits[INFER_ANSWER_DECIMAL];
+} ngx_http_infer_now_t;
+
+
 typedef struct {
     ngx_array_t                 zones;          /* ngx_http_infer_zone_t * */
     ngx_array_t                 models;         /* ngx_http_infer_model_t * */
@@ -211,6 +220,7 @@ typedef struct {
     unsigned                    secret_set:1;   /* infer_cache_secret */
     ngx_uint_t                  max_tokens;     /* largest in a location */
     ngx_http_infer_random_t     random;
+    ngx_http_infer_now_t        now;
 } ngx_http_infer_main_conf_t;
 
 

@@ -238,11 +238,12 @@ ngx_int_t ngx_http_infer_cache_missed(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
 
 /* cache.c: for the other cache files; codes of infer.h. get leaves the value
- * in the request's pool, or in the zone where ref is not NULL: then there is
- * no g->value and ref is the caller's to release */
+ * in the request's pool, or where g->alloc says, which the caller has set or
+ * zeroed; or in the zone, where g->ref is not NULL: then there is no g->value
+ * and *g->ref is the caller's to release */
 
 int ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
-    infer_buf_t *ident, infer_store_ref_t *ref, infer_store_get_t *g);
+    infer_buf_t *ident, infer_store_get_t *g);
 int ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh,
     ngx_msec_t stale);
@@ -256,14 +257,16 @@ uint64_t ngx_http_infer_cache_origin(u_char *key);
 
 /*
  * cache_page.c: rendered answers; DONE: it is under way. A hit is one that a
- * look-up found, in its own memory or in the zone; read takes its head, and
- * send releases it.
+ * look-up found, in its own memory or in the zone; begin is for the look-up,
+ * read takes its head (DECLINED: it is none), and send releases it.
  */
 
 ngx_int_t ngx_http_infer_cache_head(ngx_http_infer_cache_page_t *head,
     void *page, size_t len);
 ngx_int_t ngx_http_infer_cache_send(ngx_http_infer_ctx_t *ctx, u_char *page,
     size_t len, uint64_t age_ms);
+void ngx_http_infer_hit_begin(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_hit_t *hit);
 ngx_int_t ngx_http_infer_hit_read(ngx_http_infer_hit_t *hit);
 ngx_int_t ngx_http_infer_hit_send(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_hit_t *hit);

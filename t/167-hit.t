@@ -18,6 +18,11 @@ my $t = Infer->new(
                    client_body_in_file_only clean; }
                location /small/ { infer m; infer_cache answers;
                    client_max_body_size 16; }
+               location /sub/ { infer m; infer_cache answers;
+                   sub_filter_types application/json;
+                   sub_filter object thing; }
+               location /gzip/ { infer m; infer_cache answers; gzip on;
+                   gzip_min_length 0; gzip_types application/json; }
                location /pace/ { infer m; infer_cache answers;
                    infer_cache_pace 100; }');
 $t->start;
@@ -91,6 +96,28 @@ $old->send_raw(ask('/v1/completions', $body, 'Connection: close'));
 ($r, $how) = answer($old);
 is("$how " . text($r), 'HIT ' . text($first), 'the last of a connection');
 is($old->fill(5), 0, 'which is closed');
+
+# ---- id and time are filled in where an answer lies ----
+
+for my $len (1, 2, 27, 28, 29, 31, 32, 33, 100, 128) {
+    my $id = substr 'abcdefgh' x 16, 0, $len;
+    for my $path ('/v1/completions', '/sub/v1/completions') {
+        $t->post($path, $body, 'X-Request-Id' => $id);
+        my $r = $t->post($path, $body, 'X-Request-Id' => $id);
+        my $j = $r->{json} || {};
+        (my $rest = $r->{body}) =~ s/^.*?"created":\d+//;
+        (my $same = $first->{body}) =~ s/^.*?"created":\d+//;
+        ok($r->{headers}{'x-infer-cache'} eq 'HIT' && $rest eq $same
+           && $j->{id} eq "cmpl-$id" && abs($j->{created} - time) < 5
+           && ($j->{$path =~ /sub/ ? 'thing' : 'object'} || '') eq 'text_completion',
+           "an id of $len bytes, $path");
+    }
+}
+my ($zipped) = map { $t->post('/gzip/v1/completions', $body,
+                              'Accept-Encoding' => 'gzip') } 1 .. 2;
+require Compress::Zlib;
+like(Compress::Zlib::memGunzip($zipped->{body}) || '',
+     qr/^\{"id":"cmpl-.*\}\s*$/s, 'a hit that is compressed');
 
 # ---- what else looks at bodies ----
 

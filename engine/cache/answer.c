@@ -298,6 +298,25 @@ infer_answer_part(infer_answer_parts_t *p, const char **text, size_t *len)
 }
 
 int
+infer_answer_once(const char *blank, size_t len, uint32_t *id_at,
+    uint32_t *time_at)
+{
+    const char  *end = blank + len;
+    const char  *id = answer_mark(blank, end, INFER_RENDER_ID);
+    const char  *time = answer_mark(blank, end, INFER_RENDER_TIME);
+
+    if (id >= time || time == end || len > UINT32_MAX
+        || answer_mark(id + 1, end, INFER_RENDER_ID) != end
+        || answer_mark(time + 1, end, INFER_RENDER_TIME) != end)
+    {
+        return 0;
+    }
+    *id_at = (uint32_t) (id - blank);
+    *time_at = (uint32_t) (time - blank);
+    return 1;
+}
+
+int
 infer_answer_fill(infer_buf_t *out, const char *blank, size_t len,
     const infer_render_conf_t *conf)
 {

@@ -69,6 +69,10 @@ int infer_answer_part(infer_answer_parts_t *p, const char **text,
     size_t *len);
 /* Digits without printf(), into the end of to; returns their number. */
 size_t infer_answer_decimal(char to[INFER_ANSWER_DECIMAL], int64_t value);
+/* 1: blank has one mark of each kind, the id's before the time's, and they
+ * are at these offsets. */
+int infer_answer_once(const char *blank, size_t len, uint32_t *id_at,
+    uint32_t *time_at);
 /* blank with the marks replaced. */
 int infer_answer_fill(infer_buf_t *out, const char *blank, size_t len,
     const infer_render_conf_t *conf);

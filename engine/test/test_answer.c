@@ -285,6 +285,30 @@ test_damage(void)
 }
 
 static void
+test_once(void)
+{
+    uint32_t  i, id, time, bad = 0;
+    static const struct {
+        const char  *blank;
+        int          once;
+        uint32_t     id, time;
+    } c[] = {
+        { "a\1bc\2d", 1, 1, 4 }, { "\1\2", 1, 0, 1 }, { "\1-\2", 1, 0, 2 },
+        { "", 0, 0, 0 }, { "abc", 0, 0, 0 }, { "a\1", 0, 0, 0 },
+        { "\2b", 0, 0, 0 }, { "\2\1", 0, 0, 0 }, { "\1\2\1", 0, 0, 0 },
+        { "\1\1\2", 0, 0, 0 }, { "\1\2\2", 0, 0, 0 },
+        { "\1a\2b\1c\2", 0, 0, 0 }
+    };
+
+    for (i = 0; i < sizeof(c) / sizeof(c[0]); i++) {
+        id = time = 0;
+        bad += infer_answer_once(c[i].blank, strlen(c[i].blank), &id, &time)
+               != c[i].once || id != c[i].id || time != c[i].time;
+    }
+    ok(bad == 0, "one mark of each kind is found, and only those");
+}
+
+static void
 test_fill(void)
 {
     uint32_t             i, bad = 0;
@@ -329,6 +353,7 @@ main(void)
     infer_text_close(text);
     free(image);
     test_fill();
+    test_once();
 
     return tap_done();
 }
