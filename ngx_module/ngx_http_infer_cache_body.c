@@ -26,7 +26,8 @@ static ngx_http_infer_cache_ctx_t *ngx_http_infer_cache_ctx(
     ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_cache_conf_t *ccf);
 static ngx_int_t ngx_http_infer_cache_scope(ngx_http_request_t *r,
-    ngx_http_infer_cache_conf_t *ccf, u_char *scope);
+    ngx_http_infer_ctx_t *ctx, ngx_http_infer_cache_conf_t *ccf,
+    u_char *scope);
 static ngx_int_t ngx_http_infer_cache_scope_hash(ngx_http_request_t *r,
     ngx_http_infer_cache_conf_t *ccf, ngx_str_t *part, ngx_uint_t n,
     u_char *scope);
@@ -240,13 +241,12 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
 {
     ngx_str_t                    tag;
     ngx_uint_t                   no_store;
-    ngx_table_elt_t             *control;
     ngx_http_infer_cache_ctx_t  *cc;
 
     cc = ngx_pcalloc(r->pool, sizeof(ngx_http_infer_cache_ctx_t));
 
     if (cc == NULL
-        || ngx_http_infer_cache_scope(r, ccf, cc->space.scope) != NGX_OK)
+        || ngx_http_infer_cache_scope(r, ctx, ccf, cc->space.scope) != NGX_OK)
     {
         return NULL;
     }
@@ -271,15 +271,17 @@ ngx_http_infer_cache_ctx(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
                    sizeof(cc->space.model));
     }
 
-    control = ngx_http_infer_header_in(r, "cache-control", 13);
-    no_store = ngx_http_infer_cache_control(control, "no-store");
+    no_store = ngx_http_infer_cache_control(ctx->cache_control, "no-store");
 
     cc->lookup = !no_store
-                 && !ngx_http_infer_cache_control(control, "no-cache")
-                 && ngx_http_test_predicates(r, ccf->bypass) == NGX_OK;
+                 && !ngx_http_infer_cache_control(ctx->cache_control,
+                                                  "no-cache")
+                 && (ccf->bypass == NULL
+                     || ngx_http_test_predicates(r, ccf->bypass) == NGX_OK);
 
     cc->store = !no_store
-                && ngx_http_test_predicates(r, ccf->no_cache) == NGX_OK;
+                && (ccf->no_cache == NULL
+                    || ngx_http_test_predicates(r, ccf->no_cache) == NGX_OK);
 
     return cc;
 }
@@ -306,12 +308,11 @@ ngx_http_infer_cache_tag(ngx_http_infer_cache_t *cache, ngx_str_t *tag)
  */
 
 static ngx_int_t
-ngx_http_infer_cache_scope(ngx_http_request_t *r,
+ngx_http_infer_cache_scope(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_cache_conf_t *ccf, u_char *scope)
 {
-    ngx_str_t         part[4];
-    ngx_uint_t        n;
-    ngx_table_elt_t  *h;
+    ngx_str_t   part[4];
+    ngx_uint_t  n;
 
     ngx_memzero(part, sizeof(part));
     n = 1;
@@ -329,10 +330,8 @@ ngx_http_infer_cache_scope(ngx_http_request_t *r,
             part[0] = r->headers_in.authorization->value;
         }
 
-        h = ngx_http_infer_header_in(r, "x-api-key", 9);
-
-        if (h) {
-            part[1] = h->value;
+        if (ctx->api_key) {
+            part[1] = ctx->api_key->value;
         }
 
         /* variables only where they can have a value */

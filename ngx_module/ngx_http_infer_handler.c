@@ -34,9 +34,14 @@ static ngx_http_infer_model_t *ngx_http_infer_locate(ngx_http_request_t *r,
     ngx_http_infer_loc_conf_t *ilcf);
 static ngx_int_t ngx_http_infer_models(ngx_http_request_t *r,
     ngx_http_infer_model_t *model, ngx_str_t *id);
-static ngx_int_t ngx_http_infer_request_id(ngx_http_request_t *r,
-    ngx_str_t *id);
-static u_char *ngx_http_infer_random_bytes(ngx_http_request_t *r, size_t len);
+static ngx_table_elt_t *ngx_http_infer_headers(ngx_http_request_t *r,
+    ngx_http_infer_ctx_t *ctx);
+static void ngx_http_infer_header_is(ngx_table_elt_t **found,
+    ngx_table_elt_t *h, char *name);
+static void ngx_http_infer_request_id(ngx_http_request_t *r,
+    ngx_http_infer_ctx_t *ctx, ngx_table_elt_t *h);
+static void ngx_http_infer_random_digits(ngx_http_request_t *r,
+    u_char digits[32]);
 
 
 /* models/{id} is matched by its prefix */
@@ -510,9 +515,7 @@ ngx_http_infer_get_ctx(ngx_http_request_t *r)
 
     ctx->request = r;
 
-    if (ngx_http_infer_request_id(r, &ctx->info.request_id) != NGX_OK) {
-        return NULL;
-    }
+    ngx_http_infer_request_id(r, ctx, ngx_http_infer_headers(r, ctx));
 
     ngx_http_set_ctx(r, ctx, ngx_http_infer_module);
 
@@ -520,16 +523,66 @@ ngx_http_infer_get_ctx(ngx_http_request_t *r)
 }
 
 
+/* X-Request-Id or NULL; the others that each request is asked for: in ctx. */
+
+static ngx_table_elt_t *
+ngx_http_infer_headers(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *h, *id;
+
+    id = NULL;
+
+    for (part = &r->headers_in.headers.part; part; part = part->next) {
+        h = part->elts;
+
+        for (i = 0; i < part->nelts; i++) {
+
+            switch (h[i].key.len) {
+
+            case sizeof("x-api-key") - 1:
+                ngx_http_infer_header_is(&ctx->api_key, &h[i], "x-api-key");
+                break;
+
+            case sizeof("x-request-id") - 1:
+                ngx_http_infer_header_is(&id, &h[i], "x-request-id");
+                break;
+
+            case sizeof("cache-control") - 1:
+                ngx_http_infer_header_is(&ctx->cache_control, &h[i],
+                                         "cache-control");
+                break;
+            }
+        }
+    }
+
+    return id;
+}
+
+
+/* the first of its name counts; the length is right */
+
+static void
+ngx_http_infer_header_is(ngx_table_elt_t **found, ngx_table_elt_t *h,
+    char *name)
+{
+    if (*found == NULL
+        && ngx_strncasecmp(h->key.data, (u_char *) name, h->key.len) == 0)
+    {
+        *found = h;
+    }
+}
+
+
 /* X-Request-Id when it is sane, else 32 random hexadecimal digits */
 
-static ngx_int_t
-ngx_http_infer_request_id(ngx_http_request_t *r, ngx_str_t *id)
+static void
+ngx_http_infer_request_id(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
+    ngx_table_elt_t *h)
 {
-    u_char            c;
-    ngx_uint_t        i;
-    ngx_table_elt_t  *h;
-
-    h = ngx_http_infer_header_in(r, "x-request-id", 12);
+    u_char      c;
+    ngx_uint_t  i;
 
     if (h && h->value.len && h->value.len <= NGX_HTTP_INFER_ID_MAX) {
 
@@ -546,43 +599,54 @@ ngx_http_infer_request_id(ngx_http_request_t *r, ngx_str_t *id)
         }
 
         if (i == h->value.len) {
-            *id = h->value;
-            return NGX_OK;
+            ctx->info.request_id = h->value;
+            return;
         }
     }
 
-    id->data = ngx_pnalloc(r->pool, 32);
-    if (id->data == NULL) {
-        return NGX_ERROR;
-    }
+    ngx_http_infer_random_digits(r, ctx->id);
 
-    id->len = ngx_hex_dump(id->data, ngx_http_infer_random_bytes(r, 16), 16)
-              - id->data;
-
-    return NGX_OK;
+    ctx->info.request_id.data = ctx->id;
+    ctx->info.request_id.len = sizeof(ctx->id);
 }
 
 
-/* One call of the kernel is as dear as all of a short request's parsing. */
+/*
+ * One call of the kernel is as dear as all of a short request's parsing; and
+ * eight digits at a time, in whatever order, are a quarter of the work.
+ */
 
-static u_char *
-ngx_http_infer_random_bytes(ngx_http_request_t *r, size_t len)
+static void
+ngx_http_infer_random_digits(ngx_http_request_t *r, u_char digits[32])
 {
+    uint64_t                     w[4], letters;
+    ngx_uint_t                   i;
     ngx_http_infer_random_t     *random;
     ngx_http_infer_main_conf_t  *imcf;
 
     imcf = ngx_http_get_module_main_conf(r, ngx_http_infer_module);
     random = &imcf->random;
 
-    if (random->pid != ngx_pid || random->left < len) {
+    if (random->pid != ngx_pid || random->left < 16) {
         ngx_http_infer_random(random->data, sizeof(random->data));
         random->pid = ngx_pid;
         random->left = sizeof(random->data);
     }
 
-    random->left -= len;
+    random->left -= 16;
 
-    return random->data + random->left;
+    ngx_memcpy(w, random->data + random->left, 16);
+
+    w[2] = w[0] >> 4;
+    w[3] = w[1] >> 4;
+
+    for (i = 0; i < 4; i++) {
+        w[i] &= 0x0f0f0f0f0f0f0f0f;
+        letters = (w[i] + 0x0606060606060606) >> 4 & 0x0101010101010101;
+        w[i] += 0x3030303030303030 + letters * ('a' - '0' - 10);
+    }
+
+    ngx_memcpy(digits, w, 32);
 }
 
 

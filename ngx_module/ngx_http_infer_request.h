@@ -95,6 +95,10 @@ struct ngx_http_infer_ctx_s {
 
     ngx_str_t                   page;           /* filter.c */
 
+    ngx_table_elt_t            *api_key;        /* of the request, or NULL */
+    ngx_table_elt_t            *cache_control;
+    u_char                      id[32];         /* when it gave none */
+
     unsigned                    ready:1;        /* in the queue */
     unsigned                    blocked:1;      /* output waits */
     unsigned                    done:1;         /* answered, well or not */

@@ -23,6 +23,8 @@ my $t = Infer->new(
                    sub_filter object thing; }
                location /gzip/ { infer m; infer_cache answers; gzip on;
                    gzip_min_length 0; gzip_types application/json; }
+               location /system/ { infer m; infer_cache answers;
+                   infer_system "You are $http_x_who."; }
                location /pace/ { infer m; infer_cache answers;
                    infer_cache_pace 100; }');
 $t->start;
@@ -118,6 +120,46 @@ my ($zipped) = map { $t->post('/gzip/v1/completions', $body,
 require Compress::Zlib;
 like(Compress::Zlib::memGunzip($zipped->{body}) || '',
      qr/^\{"id":"cmpl-.*\}\s*$/s, 'a hit that is compressed');
+
+# ---- whose answer it is, wherever that stands, and in turns ----
+
+my @many = map { "X-Other-$_: 1" } 1 .. 30;
+my $d = $t->client;
+my $say = sub {
+    $d->send_raw(ask('/v1/completions', $body, @many, @_));
+    return answer($d);
+};
+($r, $how) = $say->('X-REQUEST-id: first', 'X-Request-Id: second');
+is("$how $r->{headers}{'x-request-id'} $r->{json}{id}",
+   'HIT first cmpl-first', 'an id behind many headers, the first of two');
+for my $id ('bad id', 'a' x 129, '') {
+    ($r, $how) = $say->("X-Request-Id: $id");
+    like("$how $r->{headers}{'x-request-id'} $r->{json}{id}",
+         qr/^HIT ([0-9a-f]{32}) cmpl-\1$/, 'one of ours');
+}
+my %ids = map { ($say->())[0]{json}{id}, 1 } 1 .. 300;
+is(scalar keys %ids, 300, 'each its own');
+my %digits = map { $_ => 1 } split //, join '', map { substr $_, 5 } keys %ids;
+is(join('', sort keys %digits), '0123456789abcdef', 'of all digits');
+
+is(($say->('CACHE-control: no-cache'))[1], 'BYPASS', 'no-cache behind them');
+for my $n (0 .. 3) {
+    for my $key (qw(one two)) {
+        ($r, $how) = $say->("X-API-Key: $key");
+        is($n ? $how eq 'HIT' : $how ne 'HIT', 1,
+           "key $key has answers of its own, $n");
+    }
+}
+for my $n (0 .. 3) {
+    for my $who (qw(Al Bo Eve)) {
+        $r = $t->post('/system/v1/chat/completions', { messages =>
+                 [ { role => 'user', content => 'x' } ], max_tokens => 4,
+                 temperature => 0, ignore_eos => JSON::PP::true },
+                      'X-Who' => $who);
+        is($r->{headers}{'x-infer-cache'}, $n ? 'HIT' : 'MISS',
+           "a system prompt, $who, $n");
+    }
+}
 
 # ---- what else looks at bodies ----
 
