@@ -38,8 +38,8 @@ static ngx_uint_t ngx_http_infer_cache_control(ngx_table_elt_t *h,
 static ngx_int_t ngx_http_infer_cache_body(ngx_http_request_t *r,
     ngx_http_infer_ctx_t *ctx, ngx_http_infer_loc_conf_t *ilcf,
     ngx_chain_t *body, infer_buf_t *ident);
-static void ngx_http_infer_cache_body_key(ngx_http_infer_cache_conf_t *ccf,
-    ngx_http_infer_cache_body_t *head, infer_buf_t *ident, u_char *key);
+static void ngx_http_infer_cache_body_head(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_loc_conf_t *ilcf, size_t system_len);
 
 
 /*
@@ -186,15 +186,18 @@ ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
 
     ctx->cache = cc;
 
-    ngx_http_infer_cache_status(ctx, cc->lookup ? "MISS" : "BYPASS");
+    ngx_str_set(&ctx->info.cache_status, "MISS");
+
+    if (!cc->lookup) {
+        ngx_str_set(&ctx->info.cache_status, "BYPASS");
+        return NGX_DECLINED;
+    }
 
     ngx_memzero(&ident, sizeof(infer_buf_t));
     ident.data = room;
     ident.cap = sizeof(room);
 
-    if (!cc->lookup
-        || ngx_http_infer_cache_body(r, ctx, ilcf, body, &ident) != NGX_OK)
-    {
+    if (ngx_http_infer_cache_body(r, ctx, ilcf, body, &ident) != NGX_OK) {
         return NGX_DECLINED;
     }
 
@@ -226,7 +229,7 @@ ngx_http_infer_cache_find(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
 
     if (rc == NGX_OK) {
         ngx_http_infer_cache_known(ctx, hit->head.key);
-        ngx_http_infer_cache_status(ctx, "HIT");
+        ngx_str_set(&ctx->info.cache_status, "HIT");
     }
 
     return rc;
@@ -461,16 +464,17 @@ static ngx_int_t
 ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_loc_conf_t *ilcf, ngx_chain_t *body, infer_buf_t *ident)
 {
-    off_t                         len;
+    char                         *p;
+    size_t                        len;
     ngx_str_t                     system;
     ngx_chain_t                  *cl;
-    ngx_http_infer_cache_body_t   head;
+    ngx_http_infer_cache_memo_t  *memo;
 
     len = 0;
     ngx_str_set(&system, "");
 
     for (cl = body; cl; cl = cl->next) {
-        len += ngx_buf_size(cl->buf);
+        len += (size_t) ngx_buf_size(cl->buf);
 
         if (cl->buf->in_file || len > NGX_HTTP_INFER_CACHE_BODY_MAX) {
             return NGX_DECLINED;
@@ -483,60 +487,88 @@ ngx_http_infer_cache_body(ngx_http_request_t *r, ngx_http_infer_ctx_t *ctx,
         return NGX_ERROR;
     }
 
-    ngx_memzero(&head, sizeof(head));
-    head.space = ctx->cache->space;
-    ngx_memcpy(head.names, ctx->model->names, sizeof(head.names));
-    head.endpoint = ctx->endpoint;
-    head.seed_set = (ilcf->sampling_set & NGX_HTTP_INFER_SET_SEED) ? 1 : 0;
-    head.max_tokens = (uint32_t) ilcf->max_tokens;
-    head.max_tokens_cap = (uint32_t) ilcf->max_tokens_cap;
-    head.max_n = (uint32_t) ilcf->max_n;
-    head.day = (uint32_t) (ngx_time() / 86400);
-    head.system_len = (uint32_t) system.len;
-    head.sampled = (uint32_t) ilcf->cache.sampled;
-    head.sampling = ilcf->sampling;
+    len += sizeof(memo->head) + system.len;
 
-    if (sizeof(head) + system.len + (size_t) len > ident->cap) {
+    if (len > ident->cap) {
         ngx_memzero(ident, sizeof(infer_buf_t));
-        (void) infer_buf_room(ident, sizeof(head) + system.len + (size_t) len);
+
+        if (infer_buf_room(ident, len) == NULL) {
+            return NGX_ERROR;
+        }
     }
 
-    infer_buf_put(ident, (char *) &head, sizeof(head));
-    infer_buf_put(ident, (char *) system.data, system.len);
+    ngx_http_infer_cache_body_head(ctx, ilcf, system.len);
+
+    memo = &ilcf->cache.memo;
+    ident->len = len;
+
+    p = (char *) ngx_cpymem(ident->data, &memo->head, sizeof(memo->head));
+
+    if (system.len) {
+        p = (char *) ngx_cpymem(p, system.data, system.len);
+    }
 
     for (cl = body; cl; cl = cl->next) {
-        infer_buf_put(ident, (char *) cl->buf->pos,
-                      cl->buf->last - cl->buf->pos);
+
+        /* the last one of a chunked body is nowhere */
+
+        if (cl->buf->last != cl->buf->pos) {
+            p = (char *) ngx_cpymem(p, cl->buf->pos,
+                                    cl->buf->last - cl->buf->pos);
+        }
     }
 
-    if (infer_buf_rc(ident) != INFER_OK) {
-        return NGX_ERROR;
-    }
-
-    ngx_http_infer_cache_body_key(&ilcf->cache, &head, ident,
-                                  ctx->cache->body_key);
+    infer_hash_quick(memo->key, ident->data + sizeof(memo->head),
+                     len - sizeof(memo->head), ctx->cache->body_key);
 
     return NGX_OK;
 }
 
 
-/* The head, which seldom changes, makes the key that the rest is hashed by. */
+/*
+ * The head, which seldom changes, makes the key that the rest is hashed by.
+ * What is not compared is the same in all requests for a location.
+ */
 
 static void
-ngx_http_infer_cache_body_key(ngx_http_infer_cache_conf_t *ccf,
-    ngx_http_infer_cache_body_t *head, infer_buf_t *ident, u_char *key)
+ngx_http_infer_cache_body_head(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_loc_conf_t *ilcf, size_t system_len)
 {
+    uint32_t                      day;
+    infer_key_space_t            *space;
+    ngx_http_infer_cache_body_t  *head;
     ngx_http_infer_cache_memo_t  *memo;
 
-    memo = &ccf->memo;
+    memo = &ilcf->cache.memo;
+    head = &memo->head;
+    space = &ctx->cache->space;
+    day = (uint32_t) (ngx_time() / 86400);
 
-    if (!memo->has_key || ngx_memcmp(&memo->head, head, sizeof(*head)) != 0) {
-        infer_key(ccf->cache->shm->secret, INFER_KEY_BODY, &head->space,
-                  head, sizeof(*head), memo->key);
-        memo->head = *head;
-        memo->has_key = 1;
+    if (memo->has_key
+        && head->endpoint == ctx->endpoint
+        && head->day == day
+        && head->system_len == system_len
+        && ngx_memcmp(&head->space, space, sizeof(*space)) == 0
+        && ngx_memcmp(head->names, ctx->model->names, sizeof(head->names))
+           == 0)
+    {
+        return;
     }
 
-    infer_hash(memo->key, ident->data + sizeof(*head),
-               ident->len - sizeof(*head), key);
+    ngx_memzero(head, sizeof(*head));
+    head->space = *space;
+    ngx_memcpy(head->names, ctx->model->names, sizeof(head->names));
+    head->endpoint = ctx->endpoint;
+    head->seed_set = (ilcf->sampling_set & NGX_HTTP_INFER_SET_SEED) ? 1 : 0;
+    head->max_tokens = (uint32_t) ilcf->max_tokens;
+    head->max_tokens_cap = (uint32_t) ilcf->max_tokens_cap;
+    head->max_n = (uint32_t) ilcf->max_n;
+    head->day = day;
+    head->system_len = (uint32_t) system_len;
+    head->sampled = (uint32_t) ilcf->cache.sampled;
+    head->sampling = ilcf->sampling;
+
+    infer_key(ilcf->cache.cache->shm->secret, INFER_KEY_BODY, space, head,
+              sizeof(*head), memo->key);
+    memo->has_key = 1;
 }

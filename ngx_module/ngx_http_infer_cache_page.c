@@ -214,7 +214,10 @@ ngx_http_infer_hit_read(ngx_http_infer_hit_t *hit)
     const u_char   *p;
 
     if (hit->got.value) {
-        ngx_memzero(hit->room, sizeof(ngx_http_infer_hit_room_t));
+        ngx_memzero(&hit->room->rb, sizeof(ngx_http_request_body_t));
+        ngx_memzero(&hit->room->out_buf, sizeof(ngx_buf_t));
+        hit->room->in.next = NULL;
+        hit->room->out.next = NULL;
 
         return ngx_http_infer_cache_head(&hit->head, hit->got.value,
                                          hit->got.value_len);

@@ -1,5 +1,5 @@
 /*
- * hash.c: SipHash-2-4 with 128 bits of output (hash.h).
+ * hash.c: SipHash with 128 bits of output (hash.h).
  */
 
 #include <endian.h>
@@ -25,11 +25,8 @@ hash_load(const uint8_t *p)
 static void
 hash_store(uint8_t *p, uint64_t w)
 {
-    int  i;
-
-    for (i = 0; i < 8; i++) {
-        p[i] = (uint8_t) (w >> (8 * i));
-    }
+    w = htole64(w);
+    memcpy(p, &w, sizeof(w));
 }
 
 static uint64_t
@@ -54,21 +51,26 @@ hash_round(hash_state_t *s)
 }
 
 static inline void
-hash_word(hash_state_t *s, uint64_t w)
+hash_word(hash_state_t *s, uint64_t w, int rounds)
 {
+    int  i;
+
     s->d ^= w;
-    hash_round(s);
-    hash_round(s);
+    for (i = 0; i < rounds; i++) {
+        hash_round(s);
+    }
     s->a ^= w;
 }
 
-void
-infer_hash(const uint8_t key[INFER_HASH_BYTES], const void *data, size_t len,
-    uint8_t out[INFER_HASH_BYTES])
+/* rounds: of each word; last: before each half of the output. Inline, or
+ * they would be counted at run time. */
+static inline __attribute__((always_inline)) void
+hash_bytes(const uint8_t key[INFER_HASH_BYTES], const void *data, size_t len,
+    uint8_t out[INFER_HASH_BYTES], int rounds, int last)
 {
     int             i;
     size_t          left = len;
-    uint8_t         tail[8] = { 0 };
+    uint64_t        tail = 0;
     uint64_t        k0 = hash_load(key), k1 = hash_load(key + 8);
     hash_state_t    s;
     const uint8_t  *p = data;
@@ -80,23 +82,39 @@ infer_hash(const uint8_t key[INFER_HASH_BYTES], const void *data, size_t len,
     s.d = k1 ^ 0x7465646279746573ull;
 
     for ( ; left >= 8; left -= 8, p += 8) {
-        hash_word(&s, hash_load(p));
+        hash_word(&s, hash_load(p), rounds);
     }
 
-    if (left > 0) {
-        memcpy(tail, p, left);
+    if (left > 0 && len >= 8) {
+        tail = hash_load(p + left - 8) >> (64 - 8 * left);
+    } else if (left > 0) {
+        memcpy(&tail, p, left);
+        tail = le64toh(tail);
     }
-    tail[7] = (uint8_t) len;
-    hash_word(&s, hash_load(tail));
+    hash_word(&s, tail | (uint64_t) len << 56, rounds);
 
     s.c ^= 0xee;
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < last; i++) {
         hash_round(&s);
     }
     hash_store(out, s.a ^ s.b ^ s.c ^ s.d);
     s.b ^= 0xdd;
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < last; i++) {
         hash_round(&s);
     }
     hash_store(out + 8, s.a ^ s.b ^ s.c ^ s.d);
+}
+
+void
+infer_hash(const uint8_t key[INFER_HASH_BYTES], const void *data, size_t len,
+    uint8_t out[INFER_HASH_BYTES])
+{
+    hash_bytes(key, data, len, out, 2, 4);
+}
+
+void
+infer_hash_quick(const uint8_t key[INFER_HASH_BYTES], const void *data,
+    size_t len, uint8_t out[INFER_HASH_BYTES])
+{
+    hash_bytes(key, data, len, out, 1, 3);
 }
