@@ -225,6 +225,9 @@ store_touch(store_shard_t *s, uint32_t i)
     uint32_t       list = store_entries(s)[i].list;
     store_list_t  *kept = &s->list[STORE_PROTECTED];
 
+    if (list != STORE_PROBATION && s->list[list].newest == i) {
+        return;
+    }
     if (list == STORE_WINDOW) {
         policy_move(s, i, STORE_WINDOW);
         return;
