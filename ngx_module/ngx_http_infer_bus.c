@@ -219,6 +219,7 @@ ngx_http_infer_bus_info(ngx_http_infer_plan_t *plan,
     info->context = ngx_http_infer_check_value(answer, "context=");
     info->sequences = ngx_http_infer_check_value(answer, "sequences=");
     info->batch_tokens = ngx_http_infer_check_value(answer, "batch_tokens=");
+    info->step_us = (uint32_t) model->step_time * 1000;
     info->n_pages = ngx_http_infer_check_value(answer, "n_pages=");
     info->kv_type = model->kv_type;
     info->precision = model->precision;

@@ -19,6 +19,7 @@ static char *ngx_http_infer_model_param(ngx_conf_t *cf, ngx_command_t *dummy,
     void *conf);
 static char *ngx_http_infer_model_number(ngx_conf_t *cf,
     ngx_uint_t *number, ngx_uint_t max);
+static char *ngx_http_infer_model_time(ngx_conf_t *cf, ngx_msec_t *time);
 static char *ngx_http_infer_model_string(ngx_conf_t *cf, ngx_str_t *string);
 static char *ngx_http_infer_model_file(ngx_conf_t *cf, ngx_str_t *file,
     ngx_http_infer_place_t *place);
@@ -213,6 +214,9 @@ ngx_http_infer_model_param(ngx_conf_t *cf, ngx_command_t *dummy, void *conf)
     } else if (ngx_strcmp(value[0].data, "batch_tokens") == 0) {
         rv = ngx_http_infer_model_number(cf, &model->batch_tokens, 65536);
 
+    } else if (ngx_strcmp(value[0].data, "step_time") == 0) {
+        rv = ngx_http_infer_model_time(cf, &model->step_time);
+
     } else if (ngx_strcmp(value[0].data, "kv_cache") == 0) {
         rv = ngx_http_infer_model_kv(cf, model);
 
@@ -294,6 +298,33 @@ ngx_http_infer_model_number(ngx_conf_t *cf, ngx_uint_t *number,
     }
 
     *number = n;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_http_infer_model_time(ngx_conf_t *cf, ngx_msec_t *time)
+{
+    ngx_int_t   ms;
+    ngx_str_t  *value;
+
+    if (*time != 0) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    ms = ngx_parse_time(&value[1], 0);
+
+    if (ms < 1 || ms > INFER_MAX_STEP_US / 1000) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid \"%V\" value \"%V\", it must be between "
+                           "1ms and %uis", &value[0], &value[1],
+                           (ngx_uint_t) INFER_MAX_STEP_US / 1000000);
+        return NGX_CONF_ERROR;
+    }
+
+    *time = ms;
 
     return NGX_CONF_OK;
 }

@@ -106,6 +106,7 @@ typedef struct {
     ngx_uint_t                  context;
     ngx_uint_t                  sequences;
     ngx_uint_t                  batch_tokens;
+    ngx_msec_t                  step_time;
     off_t                       kv_bytes;
     ngx_uint_t                  kv_type;        /* of the kv_cache */
     ngx_uint_t                  precision;      /* KERN_PREC_* */

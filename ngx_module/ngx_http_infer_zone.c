@@ -264,6 +264,7 @@ ngx_http_infer_plan_settings(ngx_http_infer_plan_t *plan, ngx_sha1_t *sha1)
         ngx_http_infer_sha1_num(sha1, models[i]->context);
         ngx_http_infer_sha1_num(sha1, models[i]->sequences);
         ngx_http_infer_sha1_num(sha1, models[i]->batch_tokens);
+        ngx_http_infer_sha1_num(sha1, models[i]->step_time);
         ngx_http_infer_sha1_num(sha1, models[i]->kv_bytes);
         ngx_http_infer_sha1_num(sha1, models[i]->kv_type);
         ngx_http_infer_sha1_num(sha1, models[i]->precision);

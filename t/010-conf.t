@@ -41,7 +41,7 @@ GET /v1/models
     infer_model tiny {
         zone main; path $TEST_NGINX_TINY_MODEL; alias gpt-x gpt-y;
         device cpu; context 512; sequences 4; batch_tokens 64;
-        kv_cache 4m f16;
+        step_time 100ms; kv_cache 4m f16;
     }
     infer_queue length=100 tokens=100000;
 --- config
@@ -737,3 +737,21 @@ GET /v1/models
 --- must_die
 --- error_log eval
 [qr/\[emerg\].*invalid "infer_engine" parameter "hang=soon" in .*nginx\.conf:\d+/]
+
+=== TEST 26: no time for a step
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; step_time 0; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "step_time" value "0", it must be between 1ms and 10s.* in .*nginx\.conf:\d+/]
+
+=== TEST 27: too much time for a step
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; step_time 11s; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*invalid "step_time" value "11s".* in .*nginx\.conf:\d+/]

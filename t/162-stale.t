@@ -48,6 +48,8 @@ my $t = Infer->new(model => 'slow', workers => 1,
                location /first/ { infer m; infer_timeout first=1ms;
                    infer_prefix_scope first; }
                location /total/ { infer m; infer_timeout total=150ms; }
+               # time for the first token wherever it runs
+               location /begun/ { infer m; infer_timeout total=1s; }
                location /full/ { infer m; infer_queue length=1; }
                location /error/ { infer m; infer_timeout total=150ms;
                    infer_cache_use_stale error; }
@@ -135,7 +137,7 @@ $_->close for @big;
 
 stale($t->post('/first/completions', \%w), $w, 'time to the first token');
 stale($t->post('/total/completions', \%l), $l, 'total time');
-$s = $t->stream('/total/completions', \%l);
+$s = $t->stream('/begun/completions', \%l);
 $r = $s->collect;
 is($s->{headers}{'x-infer-cache'}, 'EXPIRED', 'a stream that has begun');
 ok($r->{error} && !$r->{done}, 'ends with an error event');

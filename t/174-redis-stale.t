@@ -54,7 +54,7 @@ my $in = 'location /by/ { $IN infer_cache_bypass $arg_past; }
         infer_cache_use_stale updating; }
     location /plain/ { infer m; }';
 my ($one, $two) = map { $redis->node(server => $in,
-    model_extra => 'sequences 1;',
+    model_extra => 'sequences 1;', block => 'timeout 1s; fail_timeout 1s;',
     engine => "threads=1 env=LD_PRELOAD=$preload",
     in => 'add_header X-Key $infer_cache_key;') } 1 .. 2;
 ok(Infer::Redis::warm($_), 'a node writes to Redis') for $one, $two;
@@ -122,7 +122,7 @@ $redis->freeze;
 my $start = time;
 is(ask($one, fresh(), '/v1', 'Cache-Control' => 'no-cache')->{status}, 200,
    'a frozen Redis');
-cmp_ok(time - $start, '<', 0.15, 'is not waited for');
+cmp_ok(time - $start, '<', 0.7, 'is not waited for');
 $redis->thaw;
 ok(Infer::Redis::warm($_), 'it goes on') for $one, $two;
 

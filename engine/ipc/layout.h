@@ -42,6 +42,7 @@
 #define INFER_MAX_ENTRIES    256
 #define INFER_MAX_SLOTS      1024
 #define INFER_MAX_MODELS     16
+#define INFER_MAX_STEP_US    10000000
 #define INFER_BLOCK_BYTES    4096
 #define INFER_NO_BLOCK       UINT32_MAX
 #define INFER_NO_SLOT        UINT32_MAX
@@ -137,6 +138,7 @@ typedef struct {
     uint32_t          context;           /* M tokens of one sequence */
     uint32_t          sequences;         /* M running together */
     uint32_t          batch_tokens;      /* M rows of one step */
+    uint32_t          step_us;           /* M time of one step; 0: default */
     uint32_t          n_pages;           /* M KV pages */
     uint32_t          kv_type;           /* M KERN_KV_* */
     uint32_t          vocab;             /* M */

@@ -63,6 +63,7 @@ typedef struct {
     uint32_t          context;             /* of one sequence, that fits */
     uint32_t          max_seqs;
     uint32_t          batch_tokens;
+    uint32_t          step_us;             /* as infer_sched_conf_t's */
     uint32_t          n_pages;
     uint32_t          vocab;
     infer_model_t    *model;               /* NULL: not loaded */

@@ -41,11 +41,13 @@ infer_engine_sizes(infer_engine_t *e, infer_err_t *err)
         m->context = bm->context;
         m->max_seqs = bm->sequences;
         m->batch_tokens = bm->batch_tokens;
+        m->step_us = bm->step_us;
         m->n_pages = bm->n_pages;
 
         if (m->context == 0 || m->max_seqs == 0 || m->batch_tokens == 0
             || m->n_pages == 0 || m->max_seqs > INFER_MAX_SLOTS
-            || m->batch_tokens > 1u << 16 || m->context > 1u << 28
+            || m->batch_tokens > 1u << 16
+            || m->step_us > INFER_MAX_STEP_US || m->context > 1u << 28
             || m->n_pages > 1u << 28 || bm->kv_type >= KERN_N_KV_TYPES
             || bm->precision >= KERN_N_PRECS || bm->gpu_permille > 1000)
         {
@@ -331,7 +333,7 @@ infer_engine_arrays(infer_engine_t *e, infer_engine_model_t *m,
     const kern_ops_t   *ops = infer_model_ops(m->model);
     infer_sched_conf_t  conf = {
         .max_seqs = m->max_seqs, .max_waiting = e->bus.n_slots,
-        .batch_tokens = m->batch_tokens
+        .batch_tokens = m->batch_tokens, .step_us = m->step_us
     };
 
     m->n_scratch = e->n_threads < m->max_seqs ? e->n_threads : m->max_seqs;
