@@ -10,6 +10,7 @@ What is not there is not measured and nothing is installed. Environment:
                  context head 0.5b 1b kernels
   ROUNDS=3 MINUTES=13   alternations, as far as there is time
   LOADS=C:N,...  clients and requests of the server rows (1:4,8:8,16:24,32:48)
+  STEP_TIME=50ms step_time of ours in the server rows
   SVG=FILE       where the picture goes (BUILD/bench.svg)
 
 The machine's limits are measured first. Every engine runs once in the first

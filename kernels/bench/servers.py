@@ -15,6 +15,7 @@ import gguf_shape
 from engines import BUILD, DAS, LLAMA, THREADS, run, tool
 
 OPENVINO = os.environ.get("OPENVINO", "")
+STEP = os.environ.get("STEP_TIME", "50ms")          # of ours
 LOADS = {int(c): int(n) for c, n in                # clients: requests
          (pair.split(":") for pair in
           os.environ.get("LOADS", "1:4,8:8,16:24,32:48").split(","))}
@@ -95,7 +96,7 @@ http {{
     client_body_temp_path {d}/b; proxy_temp_path {d}/p;
     fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
     infer_engine default threads={threads};
-    infer_model m {{ path "{model}"; sequences 32; }}
+    infer_model m {{ path "{model}"; sequences 32; step_time {step}; }}
     server {{
         listen 127.0.0.1:{port};
         location / {{ infer m; }}
@@ -113,7 +114,8 @@ def ours(path, port):
         os.mkdir(f"{d}/logs")
         with open(f"{d}/nginx.conf", "w") as f:
             f.write(CONF.format(
-                d=d, port=port, threads=THREADS, model=os.path.abspath(path),
+                d=d, port=port, threads=THREADS, step=STEP,
+                model=os.path.abspath(path),
                 module=os.path.abspath(f"{BUILD}/ngx_http_infer_module.so"),
                 user="user root;" if os.geteuid() == 0 else ""))
         with started(["nginx", "-p", d, "-c", f"{d}/nginx.conf"],
