@@ -30,6 +30,8 @@ typedef struct {
     ngx_chain_t                **last;
     off_t                        len;
     unsigned                     shared:1;      /* some of it is not copied */
+    unsigned                     once:1;        /* there is one time, and no */
+    unsigned                     filled:1;      /* mark is behind it; it was */
 } ngx_http_infer_page_out_t;
 
 
@@ -277,6 +279,7 @@ ngx_http_infer_hit_send(ngx_http_infer_ctx_t *ctx, ngx_http_infer_hit_t *hit)
     at = hit->ref;
 
     ngx_http_infer_page_begin(&out, ctx, NGX_HTTP_INFER_PAGE_PART);
+    out.once = hit->head.time_at != 0;
 
     while (rc == NGX_OK && (n = infer_store_piece(&at, at.left, &p)) > 0) {
         rc = ngx_http_infer_page_piece(&out, p, n, 1);
@@ -377,10 +380,16 @@ ngx_http_infer_page_piece(ngx_http_infer_page_out_t *out, const u_char *blank,
     const char            *text;
     infer_answer_parts_t   parts;
 
-    infer_answer_parts(&parts, (const char *) blank, len);
+    mark = 0;
+    text = (const char *) blank;
+    n = len;
 
-    do {
+    if (!out->filled) {
+        infer_answer_parts(&parts, text, len);
         mark = infer_answer_part(&parts, &text, &n);
+    }
+
+    for ( ;; ) {
 
         if (shared && n >= NGX_HTTP_INFER_PAGE_PART) {
             out->shared = 1;
@@ -394,16 +403,22 @@ ngx_http_infer_page_piece(ngx_http_infer_page_out_t *out, const u_char *blank,
 
         out->len += n;
 
-        if (mark && rc == NGX_OK) {
-            value = (mark == INFER_RENDER_ID) ? &out->id : &out->created;
-
-            rc = ngx_http_infer_page_copy(out, value->data, value->len);
-            out->len += value->len;
+        if (mark == 0 || rc != NGX_OK) {
+            return rc;
         }
 
-    } while (mark && rc == NGX_OK);
+        value = (mark == INFER_RENDER_ID) ? &out->id : &out->created;
+        out->filled = (out->once && mark == INFER_RENDER_TIME);
 
-    return rc;
+        rc = ngx_http_infer_page_copy(out, value->data, value->len);
+        out->len += value->len;
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        mark = infer_answer_part(&parts, &text, &n);
+    }
 }
 
 
