@@ -53,6 +53,7 @@ ngx_http_infer_cache_lookup(ngx_http_infer_ctx_t *ctx)
               &cc->space, cc->ident.data, cc->ident.len, cc->log_key);
 
     ngx_http_infer_cache_known(ctx, cc->log_key);
+    ngx_http_infer_cache_epochs(ctx);
 
     if (cc->lookup) {
         ngx_memzero(&g, sizeof(infer_store_get_t));
@@ -315,6 +316,7 @@ ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     p.stale_ms = stale;
     p.tag = ctx->cache->tag;
     p.origin = ngx_http_infer_cache_origin(ctx->cache->log_key);
+    p.epochs = &ctx->cache->epochs;
 
     rc = infer_store_put(store, key, &p);
 
@@ -373,6 +375,26 @@ ngx_http_infer_cache_origin(u_char *key)
     ngx_memcpy(&origin, key, sizeof(origin));
 
     return origin ? origin : 1;
+}
+
+
+/* Before logs are looked for or begun: a purge from now on is one of what is
+ * made of them, too. */
+
+void
+ngx_http_infer_cache_epochs(ngx_http_infer_ctx_t *ctx)
+{
+    infer_store_t               *store;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+    store = ngx_http_infer_cache_enter(cc->conf->cache);
+
+    if (store) {
+        infer_store_epochs(store, cc->tag,
+                           ngx_http_infer_cache_origin(cc->log_key),
+                           &cc->epochs);
+    }
 }
 
 

@@ -143,6 +143,7 @@ typedef struct {
     infer_buf_t                  ident;         /* of the request */
     infer_buf_t                 *logs;          /* [nchoices] packed */
     uint64_t                     tag;
+    infer_store_epochs_t         epochs;        /* before it was looked for */
     infer_store_flight_t         flight;        /* what we read */
     infer_store_flight_t         failed;        /* what we read before */
     u_char                      *old;           /* past its time, or NULL; */

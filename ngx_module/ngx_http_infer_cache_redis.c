@@ -537,6 +537,7 @@ ngx_http_infer_l2_look(ngx_http_infer_ctx_t *ctx)
 
     cc = ctx->cache;
 
+    ngx_http_infer_cache_epochs(ctx);
     ngx_memzero(&g, sizeof(infer_store_get_t));
 
     if (ngx_http_infer_cache_get(ctx, cc->log_key, &cc->ident, &g)

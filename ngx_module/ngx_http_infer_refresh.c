@@ -228,6 +228,7 @@ ngx_http_infer_refresh_new(ngx_http_infer_ctx_t *client)
     cc->shared = client->cache->shared;
     cc->store = 1;
     ngx_memcpy(cc->log_key, client->cache->log_key, sizeof(cc->log_key));
+    ngx_http_infer_cache_epochs(ctx);
 
     cc->ident = client->cache->ident;
     ngx_memzero(&client->cache->ident, sizeof(infer_buf_t));

@@ -258,6 +258,7 @@ void ngx_http_infer_cache_conf(ngx_http_infer_ctx_t *ctx,
 void ngx_http_infer_cache_status(ngx_http_infer_ctx_t *ctx, char *status);
 void ngx_http_infer_cache_known(ngx_http_infer_ctx_t *ctx, u_char *key);
 uint64_t ngx_http_infer_cache_origin(u_char *key);
+void ngx_http_infer_cache_epochs(ngx_http_infer_ctx_t *ctx);
 
 /*
  * cache_page.c: rendered answers; DONE: it is under way. A hit is one that a

@@ -121,12 +121,27 @@ infer_store_attach(infer_store_t *c, void *mem, size_t bytes, uint32_t owner)
 
 /* ---- what is still true ---- */
 
+static uint32_t
+store_epoch(const infer_store_t *c, uint64_t hash)
+{
+    return hash != 0 ? atomic_load(&c->head->tag[hash % STORE_TAGS]) : 0;
+}
+
+void
+infer_store_epochs(const infer_store_t *c, uint64_t tag, uint64_t origin,
+    infer_store_epochs_t *e)
+{
+    e->epoch = atomic_load(&c->head->epoch);
+    e->mark_epoch[0] = store_epoch(c, tag);
+    e->mark_epoch[1] = store_epoch(c, origin);
+}
+
 static void
-store_mark(const infer_store_t *c, store_entry_t *e, uint32_t k, uint64_t hash)
+store_mark(store_entry_t *e, uint32_t k, uint64_t hash, uint32_t epoch)
 {
     if (hash != 0) {
         e->mark[k] = (uint32_t) (hash % STORE_TAGS) + 1;
-        e->mark_epoch[k] = atomic_load(&c->head->tag[e->mark[k] - 1]);
+        e->mark_epoch[k] = epoch;
     }
 }
 
@@ -283,8 +298,17 @@ static int
 store_insert(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
     const infer_store_put_t *p, uint32_t n)
 {
-    uint32_t        i = store_find(s, key);
-    store_entry_t  *e;
+    uint32_t              i = store_find(s, key);
+    store_entry_t        *e;
+    infer_store_epochs_t  now, at;
+
+    infer_store_epochs(c, p->tag, p->origin, &now);
+    at = p->epochs != NULL ? *p->epochs : now;
+    if (at.epoch != now.epoch || at.mark_epoch[0] != now.mark_epoch[0]
+        || at.mark_epoch[1] != now.mark_epoch[1])
+    {
+        return INFER_AGAIN;
+    }
 
     if (i != STORE_NONE) {
         store_entry_free(s, i);
@@ -296,9 +320,9 @@ store_insert(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
     e->born_ms = p->now_ms;
     e->fresh_ms = p->now_ms + p->fresh_ms;
     e->stale_ms = e->fresh_ms + p->stale_ms;
-    e->epoch = atomic_load(&c->head->epoch);
-    store_mark(c, e, 0, p->tag);
-    store_mark(c, e, 1, p->origin);
+    e->epoch = at.epoch;
+    store_mark(e, 0, p->tag, at.mark_epoch[0]);
+    store_mark(e, 1, p->origin, at.mark_epoch[1]);
 
     if (!store_admit(s, i)) {
         return INFER_AGAIN;

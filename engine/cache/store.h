@@ -63,6 +63,12 @@ typedef struct {
     uint64_t  refs;                 /* readers of values in place, now */
 } infer_store_stats_t;
 
+/* What purges have moved on to: of the store, of a tag and of an origin. */
+typedef struct {
+    uint64_t  epoch;
+    uint32_t  mark_epoch[2];
+} infer_store_epochs_t;
+
 /* What is stored under a key. ident is compared byte by byte on a hit: equal
  * hashes of different requests are a miss. */
 typedef struct {
@@ -75,6 +81,10 @@ typedef struct {
     uint64_t     stale_ms;          /* then, for so long, only stale */
     uint64_t     tag;               /* hash of the tag; 0: none */
     uint64_t     origin;            /* purged like a tag; 0: none */
+    /* as they were for this tag and origin before the value was made; NULL:
+     * as they are */
+    const infer_store_epochs_t
+                *epochs;
 } infer_store_put_t;
 
 /* A value that stays where it is while it is read; good in the process that
@@ -136,12 +146,17 @@ size_t infer_store_piece(infer_store_ref_t *r, size_t most,
     const uint8_t **p);
 void infer_store_release(infer_store_ref_t *r);
 /* OK: stored. BUSY: locked. INVALID: larger than an eighth of a shard.
- * AGAIN: not admitted, others are asked for more often. */
+ * AGAIN: not admitted, others are asked for more often; or purged while it
+ * was made. */
 int infer_store_put(infer_store_t *s, const uint8_t *key,
     const infer_store_put_t *p);
 /* OK or AGAIN when it was not there; BUSY. */
 int infer_store_remove(infer_store_t *s, const uint8_t *key);
 
+/* Taken before something is made that is going to be put, of other entries
+ * or not, so that a purge that comes meanwhile meets it. 0: none. */
+void infer_store_epochs(const infer_store_t *s, uint64_t tag, uint64_t origin,
+    infer_store_epochs_t *e);
 /* What was put with this tag or origin. */
 void infer_store_purge_tag(infer_store_t *s, uint64_t tag);
 void infer_store_purge_all(infer_store_t *s);

@@ -129,6 +129,40 @@ test_origin(void)
        "an origin purges what was made from it");
 }
 
+/* What is put was being made while it was purged. */
+static void
+test_late(void)
+{
+    int                   bad = 0;
+    uint32_t              n, purge;
+    infer_store_t         s;
+    infer_store_get_t     g;
+    infer_store_epochs_t  before;
+    infer_store_put_t     p = { .ident = &n, .ident_len = sizeof(n),
+                                .value = "", .fresh_ms = 1000, .tag = 6000,
+                                .origin = 5000, .epochs = &before };
+
+    (void) test_open(&s, 1, 64);
+    for (n = 0, purge = 0; purge < 4; n++, purge++) {
+        infer_store_epochs(&s, p.tag, p.origin, &before);
+        if (purge == 0) {
+            infer_store_purge_all(&s);
+        } else if (purge < 3) {
+            infer_store_purge_tag(&s, purge == 1 ? 6000 : 5000);
+        }
+        bad |= infer_store_put(&s, test_key(n), &p)
+               != (purge < 3 ? INFER_AGAIN : INFER_OK);
+        bad |= test_get(&s, n, 0, &g) != (purge < 3 ? INFER_AGAIN : INFER_OK);
+    }
+    ok(!bad, "what was purged while it was made does not come in");
+    n = 3;
+    infer_store_purge_tag(&s, 6000);
+    ok(infer_store_put(&s, test_key(n), &p) == INFER_AGAIN
+       && test_put(&s, n, 0, 0) == INFER_OK
+       && infer_store_put(&s, test_key(n), &p) == INFER_AGAIN
+       && test_get(&s, n, 0, &g) == INFER_OK, "nor takes a later one's place");
+}
+
 static void
 test_basics(void)
 {
@@ -434,6 +468,7 @@ main(void)
 {
     test_basics();
     test_origin();
+    test_late();
     test_times();
     test_policy();
     test_change();
