@@ -72,6 +72,7 @@ ngx_http_infer_cache_join(ngx_http_infer_ctx_t *ctx,
     ctx->nchoices = n;
     ctx->cache->flight = *flight;
     ctx->cache->flying = 1;
+    ctx->cache->epochs = flight->epochs;
 
     ngx_http_infer_cache_status(ctx, "JOIN");
 
@@ -176,6 +177,7 @@ ngx_http_infer_cache_board(ngx_http_infer_ctx_t *ctx)
     ngx_memzero(&cc->flight, sizeof(infer_store_flight_t));
     cc->flight.slot = ref.slot;
     cc->flight.generation = ref.generation;
+    cc->flight.epochs = cc->epochs;
 
     rc = infer_store_board(store, cc->log_key, cc->flight, &theirs);
 
@@ -206,6 +208,8 @@ ngx_http_infer_cache_crashed(ngx_http_infer_ctx_t *ctx)
 {
     ctx->cache->failed = ctx->cache->flight;
     ctx->cache->flying = 0;
+
+    ngx_http_infer_cache_epochs(ctx);
 
     ngx_http_infer_cache_status(ctx, ctx->cache->expired ? "EXPIRED"
                                                          : "MISS");

@@ -264,6 +264,7 @@ ngx_http_infer_refresh_board(ngx_http_infer_ctx_t *ctx)
 
     cc->flight.slot = ctx->choices->ref.slot;
     cc->flight.generation = ctx->choices->ref.generation;
+    cc->flight.epochs = cc->epochs;
 
     rc = infer_store_board(store, cc->log_key, cc->flight, &theirs);
 

@@ -67,7 +67,9 @@ for my $what (@purge) {
     my $s = $t->stream('/v1/completions', \%ask);
     $s->event;
     $t->post("/purge?$what", '');
-    ok($s->collect->{done}, 'generated');
+    my $late = $t->stream('/v1/completions', \%ask);
+    ok($s->collect->{done} && $late->collect->{done}
+       && how($late) eq 'JOIN', 'generated, and joined after the purge');
     is(how($t->post('/v1/completions', \%ask)), 'MISS', "$what: not kept");
     is(how($t->post('/v1/completions', \%ask)), 'HIT',
        'what comes later is');

@@ -119,11 +119,13 @@ typedef struct {
     uint32_t     frequency;         /* 0..255, of late */
 } infer_store_get_t;
 
-/* A generation that runs for a key, so that others can read along. */
+/* A generation that runs for a key, so that others can read along; what it
+ * makes is purged with what was there when it began. */
 typedef struct {
-    uint64_t  generation;
-    uint32_t  slot;
-    uint32_t  reserved;
+    uint64_t              generation;
+    uint32_t              slot;
+    uint32_t              reserved;
+    infer_store_epochs_t  epochs;
 } infer_store_flight_t;
 
 /* Bytes of a store whose shards have so many blocks each, 16 at least. */

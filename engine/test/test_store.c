@@ -438,7 +438,8 @@ test_flights(void)
 {
     uint32_t              i;
     infer_store_t         s;
-    infer_store_flight_t  f, a = { 9, 3, 0 }, b = { 1, 4, 0 };
+    infer_store_flight_t  f, a = { .generation = 9, .slot = 3 };
+    infer_store_flight_t  b = { .generation = 1, .slot = 4 };
 
     (void) test_open(&s, 1, 64);
     ok(infer_store_flight(&s, test_key(1), &f) == INFER_AGAIN, "no flight");
