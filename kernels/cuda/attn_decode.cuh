@@ -12,9 +12,9 @@
  * Operands go from global memory to registers without shared memory. k of the products (dimensions of
  * q k, keys of p v) may be permuted as long as both operands agree, and columns of v as well:
  *   K  lane 4 r + c, key r: dimensions 32 b + 8 c .. + 7 are k pairs c and c + 4 of two products
- *   V  lane 4 r + c, keys 2c, 2c + 1, 2c + 8, 2c + 9: values VW r .. + VW - 1 of a span of 8 VW, one
- *      column of each of VW products; VW = 8 for 16-bit types, 4 for 8-bit ones, where a span is
- *      then the 32 values of one scale
+ *   V  lane 4 r + c, keys 2c, 2c + 1, 2c + 8, 2c + 9: VW values of a span of 8 VW, one column of each
+ *      of VW products; VW = 8 for 16-bit types, from 8 (r / 2) + 32 (r % 2) on; 4 for 8-bit ones, from
+ *      4 r on, where a span is then the 32 values of one scale
  */
 
 #ifndef KERN_CUDA_ATTN_DECODE_CUH
@@ -34,11 +34,11 @@ template <int D>
 struct dec_smem_t {
     static const int  SPANS = (D + 31) / 32;
 
-    uint4  q[SPANS * 2][DEV_WARP];            /* fragments of hi and lo */
+    uint4  q[2][SPANS * DEV_WARP + 4];        /* fragments of hi and lo; halves on other banks */
     float  q_inv[DEC_HEADS];                  /* what scores are multiplied with */
     float  ml[2][DEC_WARPS][DEC_HEADS][2];    /* of a chunk, by parity */
     float  run_ml[2][DEC_HEADS][2];           /* of a part so far, by parity */
-    float  weight[DEC_HEADS][CU_MAX_SPLITS];  /* combine */
+    float  weight[DEC_HEADS][CU_MAX_SPLITS + 1];   /* combine; a warp may read two heads */
     float  inv_l[DEC_HEADS];
     int    last;
     __align__(16) float  run[4];              /* [heads][D], then [2][DEC_WARPS][heads][D] */
@@ -173,7 +173,7 @@ dec_query(dec_smem_t<D> *sm, const attn_job_t &job, const float *q, const float 
 
             if (d < dec_smem_t<D>::SPANS * 32) {
                 dec_split<TYPE>(v[j].x * f, v[j].y * f, &hi, &lo);
-                st8((uint32_t *) &sm->q[d / 32 * 2 + d % 8 / 4][h * 4 + d % 32 / 8] + d % 4,
+                st8((uint32_t *) &sm->q[d % 8 / 4][d / 32 * DEV_WARP + h * 4 + d % 32 / 8] + d % 4,
                     make_uint2(hi, lo));
             }
         }
@@ -250,7 +250,7 @@ dec_scores_16(float s[DEC_TILES][2], const dec_smem_t<D> *sm, const uint8_t *hea
         for (int b = 0; b < STEP; b++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const uint4     q = ld16a(&sm->q[(b0 + b) * 2 + half][lane]);
+                const uint4     q = ld16a(&sm->q[half][(b0 + b) * DEV_WARP + lane]);
                 const uint32_t  a[4] = { q.x, q.y, q.z, q.w };
 
 #pragma unroll
@@ -300,8 +300,8 @@ dec_scores_8(float s[DEC_TILES][2], const dec_smem_t<D> *sm, const uint8_t *head
         }
 #pragma unroll
         for (int b = 0; b < STEP; b++) {
-            const uint4     q0 = ld16a(&sm->q[(b0 + b) * 2][lane]);
-            const uint4     q1 = ld16a(&sm->q[(b0 + b) * 2 + 1][lane]);
+            const uint4     q0 = ld16a(&sm->q[0][(b0 + b) * DEV_WARP + lane]);
+            const uint4     q1 = ld16a(&sm->q[1][(b0 + b) * DEV_WARP + lane]);
             const uint32_t  a0[4] = { q0.x, q0.y, q0.z, q0.w }, a1[4] = { q1.x, q1.y, q1.z, q1.w };
 
 #pragma unroll
@@ -349,14 +349,22 @@ dec_softmax(float p[DEC_TILES][2], float inv, uint32_t n, float *m, float *l)
     *l = sum;
 }
 
-/* VW columns of two neighbouring lanes' worth of values: 2 VW in a row, from d on. */
-template <int D, int VW>
+/* Value d of head h of a warp's result lies at d ^ dec_turn(h): the 16 bytes each that eight lanes, of
+ * two heads, store at once are 32 bytes apart, and so are on 32 banks. */
+DEV_INLINE uint32_t
+dec_turn(uint32_t h)
+{
+    return h % 2 * 4;
+}
+
+/* Columns 2c and 2c + 1 of VW products: VW values of head h from d on, and as many from d + STEP. */
+template <int D, int VW, int STEP>
 DEV_INLINE void
-dec_store(float *o, uint32_t d, const float acc[VW][4], float f)
+dec_store(float *o, uint32_t h, uint32_t d, const float acc[VW][4], float f)
 {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-        if (d + e * VW < D) {
+        if (d + e * STEP < D) {
 #pragma unroll
             for (int j = 0; j < VW; j += 4) {
                 float4  v = make_float4((acc[j][e] + acc[j][2 + e]) * f,
@@ -364,7 +372,7 @@ dec_store(float *o, uint32_t d, const float acc[VW][4], float f)
                                         (acc[j + 2][e] + acc[j + 2][2 + e]) * f,
                                         (acc[j + 3][e] + acc[j + 3][2 + e]) * f);
 
-                stf4(o + d + e * VW + j, v);
+                stf4(o + d + ((e * STEP + j) ^ dec_turn(h)), v);
             }
         }
     }
@@ -376,6 +384,7 @@ DEV_INLINE void
 dec_values_16(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *head, uint32_t n)
 {
     const uint32_t  lane = threadIdx.x % DEV_WARP, r = lane / 4, c = lane % 4;
+    const uint32_t  part = 8 * (r / 2) + 32 * (r % 2);        /* of a span, of lanes 4 r .. */
     uint32_t        a[2][4];
 
 #pragma unroll
@@ -393,8 +402,8 @@ dec_values_16(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *hea
             uint32_t  key = i / 4 * 16 + i % 4 / 2 * 8 + 2 * c + i % 2;
 
             v[i / 4][i % 4] = make_uint4(0, 0, 0, 0);
-            if (key < n && d0 + 8 * r < D) {
-                v[i / 4][i % 4] = ld16a(head + kv_at(TYPE, D, true, key) + (d0 + 8 * r) * 2);
+            if (key < n && d0 + part < D) {
+                v[i / 4][i % 4] = ld16a(head + kv_at(TYPE, D, true, key) + (d0 + part) * 2);
             }
         }
 #pragma unroll
@@ -413,7 +422,7 @@ dec_values_16(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *hea
             }
         }
         if (on) {
-            dec_store<D, 8>(o, d0 + 16 * c, acc, 1.0f);
+            dec_store<D, 8, 32>(o, r, d0 + 8 * c, acc, 1.0f);
         }
     }
 }
@@ -467,7 +476,7 @@ dec_values_8(float *o, bool on, const float p[DEC_TILES][2], const uint8_t *head
             }
         }
         if (on) {
-            dec_store<D, 4>(o, 32 * b + 8 * c, acc, KV_BIAS(TYPE) / DEC_LIFT(TYPE));
+            dec_store<D, 4, 4>(o, r, 32 * b + 8 * c, acc, KV_BIAS(TYPE) / DEC_LIFT(TYPE));
         }
     }
 }
@@ -521,7 +530,7 @@ dec_merge(dec_smem_t<D> *sm, const float *o, const attn_job_t &job, const dec_un
     uint32_t part, uint32_t pages, bool first, bool last, int parity)
 {
     for (uint32_t i = threadIdx.x; i < u.n_heads * D; i += DEC_WARPS * DEV_WARP) {
-        const uint32_t  h = i / D;
+        const uint32_t  h = i / D, from = i ^ dec_turn(h);
         float           part_m[DEC_WARPS], m = -INFINITY, v = 0, l = 0;
 
 #pragma unroll
@@ -534,7 +543,7 @@ dec_merge(dec_smem_t<D> *sm, const float *o, const attn_job_t &job, const dec_un
             if (w < pages) {
                 float  e = dev_exp2(part_m[w] - m);
 
-                v = fmaf(o[w * u.n_heads * D + i], e, v);
+                v = fmaf(o[w * u.n_heads * D + from], e, v);
                 l = fmaf(sm->ml[parity][w][h][1], e, l);
             }
         }
