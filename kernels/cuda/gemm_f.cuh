@@ -108,9 +108,19 @@ f_store_h(const cu_f_args_t &p, size_t i, float gate, float up)
  * acc: this warp's fragments, MT tiles of 16 rows by NT of 8 columns. red:
  * CU_F_SPLIT * F_NC * 8 * (16 MT + 4) words; F_NC tiles of columns at a time,
  * so that 64 columns fit in 48 KB. The pitch of 16 MT + 4 words makes the
- * eight g and the four t of a store hit 32 different banks.
+ * eight g and the four t of a store hit 32 different banks, and four columns
+ * lie 16 banks apart.
  */
 #define F_NC(NT)  ((NT) < 4 ? (NT) : 4)
+
+/* The n-th column that is added up: where a warp has two columns of 16 rows
+ * at once, they are four apart. */
+template <int ROWS>
+DEV_INLINE int
+f_column(int n)
+{
+    return ROWS == 16 ? (n & ~7) | (n & 1) << 2 | (n >> 1 & 3) : n;
+}
 
 template <class F, int MT, int NT, bool GU>
 DEV_INLINE void
@@ -143,7 +153,7 @@ f_finish(const cu_f_args_t &p, const cu_f_part_t &part, uint32_t row0,
         __syncthreads();   /* all partial sums are in red */
 
         for (int e = tid; e < NC * 8 * ROWS; e += F_THREADS) {
-            const int  col = e / ROWS, row = e % ROWS;
+            const int  col = f_column<ROWS>(e / ROWS), row = e % ROWS;
             const uint32_t  i = col0 + 8 * j0 + col, o = row0 + row;
             acc_t  s[2];
 
