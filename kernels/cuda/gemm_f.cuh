@@ -613,37 +613,43 @@ f_stage_promote(typename F::acc_t (&acc)[MI][WN / 8][4], const uint8_t *sa,
     }
 }
 
+/* A lane has two neighbouring columns of one row. Lanes of rows g and g + 1
+ * trade, so that the even one stores its first column of both rows and the odd
+ * one its second: eight lanes fill the 32 bytes of a row, whatever ldy is. */
 template <class F, int MI, int WN>
 DEV_INLINE void
 f_store_tile(const cu_f_args_t &p, uint32_t m0, uint32_t n0,
     const typename F::acc_t (&acc)[MI][WN / 8][4])
 {
+    typedef typename F::acc_t  acc_t;
     const int  lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const bool  odd = g & 1;
 
 #pragma unroll
     for (int i = 0; i < MI; i++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const uint32_t  m = m0 + 16 * i + 8 * h + g;
-
-            if (m >= p.n) {
-                continue;
-            }
+            const uint32_t  m = m0 + 16 * i + 8 * h + (g & 6);
 
 #pragma unroll
             for (int j = 0; j < WN / 8; j++) {
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    const uint32_t  o = n0 + 8 * j + 2 * t + e;
-                    float  v = (float) acc[i][j][2 * h + e];
-                    float  *y = p.part[0].y + (size_t) m * p.ldy + o;
+                const uint32_t  o = n0 + 8 * j + 2 * t + odd;
+                const acc_t  a = acc[i][j][2 * h], b = acc[i][j][2 * h + 1];
+                const acc_t  got = __shfl_xor_sync(~0u, odd ? a : b, 4);
+                const acc_t  sum[2] = { odd ? got : a, odd ? b : got };
 
-                    if (o >= p.part[0].n_out) {
+#pragma unroll
+                for (uint32_t r = 0; r < 2; r++) {
+                    float  v = (float) sum[r];
+                    float  *y = p.part[0].y + (size_t) (m + r) * p.ldy + o;
+
+                    if (m + r >= p.n || o >= p.part[0].n_out) {
                         continue;
                     }
 
                     if (p.a_scale != NULL) {
-                        v *= p.a_scale[m] * ((const float *) p.part[0].scale)[o];
+                        v *= p.a_scale[m + r]
+                             * ((const float *) p.part[0].scale)[o];
                     }
 
                     *y = p.add ? *y + v : v;
