@@ -166,7 +166,9 @@ GET /api/models
 
 === TEST 11d: a precision that the CPU has not
 --- http_config
-    infer_model tiny { path $TEST_NGINX_TINY_MODEL; precision fp8; }
+    infer_model tiny {
+        device cpu; path $TEST_NGINX_TINY_MODEL; precision fp8;
+    }
 --- config
     location / { infer tiny; }
 --- must_die
@@ -175,7 +177,9 @@ GET /api/models
 
 === TEST 11e: a KV type that the CPU has not
 --- http_config
-    infer_model tiny { path $TEST_NGINX_TINY_MODEL; kv_cache 4m fp8; }
+    infer_model tiny {
+        device cpu; path $TEST_NGINX_TINY_MODEL; kv_cache 4m fp8;
+    }
 --- config
     location / { infer tiny; }
 --- must_die
@@ -184,7 +188,9 @@ GET /api/models
 
 === TEST 11f: memory of a device that is not used
 --- http_config
-    infer_model tiny { path $TEST_NGINX_TINY_MODEL; gpu_memory 0.5; }
+    infer_model tiny {
+        device cpu; path $TEST_NGINX_TINY_MODEL; gpu_memory 0.5;
+    }
 --- config
     location / { infer tiny; }
 --- must_die

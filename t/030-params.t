@@ -8,7 +8,7 @@ add_block_preprocessor(sub {
     my $b = shift;
     $b->set_value(http_config =>
         'infer_model tiny { path $TEST_NGINX_TINY_MODEL; context 256; }');
-    $b->set_value(config => 'location / { infer tiny; }')
+    $b->set_value(config => 'location / { infer tiny; infer_max_tokens 30; }')
         unless defined $b->config;
     my $path = (scalar $b->body) =~ /"messages"/ ? '/v1/chat/completions'
                                         : '/v1/completions';

@@ -14,7 +14,7 @@ my $port = Infer::free_port();
 my $t = Infer->new(model => 'slow', workers => 1,
     model_extra => 'context 1024; sequences 8;',
     http => "server { listen 127.0.0.1:$port sndbuf=4k;
-                 location / { infer m; send_timeout 60s; }
+                 location / { infer m; send_timeout 10m; }
                  location /short/ { infer m; send_timeout 1s; }
                  location /body/ { infer m; client_body_timeout 1s;
                                    reset_timedout_connection on; } }",

@@ -257,7 +257,7 @@ $t->finish;
 
 SKIP: {
     my $model = Infer::smollm2();
-    skip 'no SmolLM2 (make model)', 9 if !defined $model;
+    skip Infer::no_smollm2(), 9 if !defined $model;
 
     my $requests = $ENV{INFER_REQUESTS} || 300;
     $t = Infer->new(model => $model, engine => 'threads=2',

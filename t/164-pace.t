@@ -90,11 +90,16 @@ ok($t->wait_for(sub { $t->log_text('f.log') =~ /^cancelled HIT$/m }),
 like($t->log_text('f.log'), qr/^length HIT$/m, 'others do not');
 
 # a client that takes nothing for a while: all of it, and no copies
-my %long = (%ask, prompt => 'long', max_tokens => 900, logprobs => 5);
-my $long = $t->stream('/once/completions', \%long)->collect;
-$t->stream('/fast/completions', \%long)->collect;
+# some 1.5 KB an event
+my %long = (%ask, messages => [ { role => 'user', content => 'long' } ],
+            max_tokens => 300, logprobs => JSON::PP::true,
+            top_logprobs => 20);
+delete $long{prompt};
+my $chat = 'chat/completions';
+my $long = $t->stream("/once/$chat", \%long)->collect;
+$t->stream("/fast/$chat", \%long)->collect;
 my @c = map { my $c = $t->client(rcvbuf => 4096);
-              $c->send('POST', '/fast/completions',
+              $c->send('POST', "/fast/$chat",
                        { %long, stream => JSON::PP::true });
               $c } 1 .. 10;
 sleep 1;
@@ -106,7 +111,7 @@ is(scalar(grep { $_->{done} && $_->{text} eq $long->{text} } @all), 10,
 $_->close for @c;
 @c = ();
 for (1 .. 3) {
-    @s = map { $t->stream('/fast/completions', \%long) } 1 .. 10;
+    @s = map { $t->stream("/fast/$chat", \%long) } 1 .. 10;
     $_->event for @s;
     $_->close for @s;
     sleep 0.2;

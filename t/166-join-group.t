@@ -8,6 +8,7 @@ use lib 't/lib';
 use Test::More;
 use Time::HiRes qw(sleep time);
 use Infer;
+use Infer::Same;
 
 my $t = Infer->new(
     model => 'slow', zone => '64m',
@@ -26,6 +27,8 @@ $t->allow(qr/infer answers 50[34]:/, qr/infer stream ends with an error/);
 
 my %ask = (max_tokens => 900, temperature => 0,
            ignore_eos => JSON::PP::true);
+# one of which somebody reads all
+my %whole = (%ask, Infer::emulated() ? (max_tokens => 200) : ());
 my $finished = sub {
     my $r = $t->get('/metrics');
     my $n = 0;
@@ -39,30 +42,20 @@ my $idle = sub {
 sub status { $_[0]{headers}{'x-infer-cache'} || '-' }
 sub texts { join '|', map { $_->{text} } @{ $_[0]{json}{choices} || [] } }
 
-# a stream of several choices, to its end
-sub choices {
-    my ($c) = @_;
-    my %r = (text => [], done => 0);
-    while (defined(my $e = $c->event)) {
-        $r{done} = 1 if $e eq '[DONE]';
-        next if !ref $e;
-        $r{text}[ $_->{index} ] .= $_->{text} for @{ $e->{choices} || [] };
-    }
-    $r{text} = join '|', map { defined $_ ? $_ : '' } @{ $r{text} };
-    return \%r;
-}
+# what collect() gives of a stream of several choices
+sub streamed { join '|', map { $_->{text} } @{ $_[0]{choices} || [] } }
 
 # ---- the leader's time is over, a follower has more ----
 
 my $began = time;
-my $whole = $t->post('/plain/completions', { %ask, prompt => 'late' });
+my $whole = $t->post('/plain/completions', { %whole, prompt => 'late' });
 cmp_ok(time - $began, '>', 0.8, 'it takes longer than the brief have');
 my $text = $whole->{json}{choices}[0]{text};
 my $lead = $t->client;
-$lead->send('POST', '/brief/completions', { %ask, prompt => 'late' });
+$lead->send('POST', '/brief/completions', { %whole, prompt => 'late' });
 $t->wait_for(sub { $t->metric('ngx_infer_requests_running') == 1 });
 my $n = $finished->();
-my $f = $t->stream('/v1/completions', { %ask, prompt => 'late' });
+my $f = $t->stream('/v1/completions', { %whole, prompt => 'late' });
 $f->event;
 is(status($f), 'JOIN', 'a follower with more time');
 my $r = $lead->response;
@@ -74,12 +67,12 @@ is($finished->() - $n, 1, 'of one generation');
 
 # ---- a follower's time is over, the leader has more ----
 
-$lead = $t->stream('/v1/completions', { %ask, prompt => 'more' });
+$lead = $t->stream('/v1/completions', { %whole, prompt => 'more' });
 $lead->event;
 $began = time;
 my @f = map { my $c = $t->client;
               $c->send('POST', '/brief/completions',
-                       { %ask, prompt => 'more' }); $c } 1 .. 4;
+                       { %whole, prompt => 'more' }); $c } 1 .. 4;
 $n = grep { $_->response->{status} == 504 } @f;
 is($n, 4, 'followers are told when their own time is over');
 cmp_ok(time - $began, '<', 1.6, 'and not later');
@@ -143,7 +136,7 @@ ok($idle->(), 'nothing is left');
 for my $many ([ n => 2, temperature => 1, seed => 7, prompt => 'two' ],
               [ prompt => [ 'one', 'another' ] ])
 {
-    my %q = (%ask, max_tokens => 100, @$many);
+    my %q = (%ask, max_tokens => Infer::emulated() ? 50 : 100, @$many);
     my $want = texts($t->post('/plain/completions', \%q));
     $n = $finished->();
     my $m = $ENV{INFER_SHORT} ? 20 : 50;
@@ -155,8 +148,8 @@ for my $many ([ n => 2, temperature => 1, seed => 7, prompt => 'two' ],
     for my $i (1 .. $m) {
         my $c = $c[$i - 1];
         if ($i % 2) {
-            my $s = choices($c);
-            $good++ if $s->{done} && $s->{text} eq $want;
+            my $s = $c->collect;
+            $good++ if $s->{done} && streamed($s) eq $want;
             $how{ status($c) }++;
         } else {
             my $s = $c->response;
@@ -174,7 +167,8 @@ for my $many ([ n => 2, temperature => 1, seed => 7, prompt => 'two' ],
 
 # ---- one choice has ended when the follower comes ----
 
-my %q = (%ask, prompt => [ 'first', 'second' ], max_tokens => 700);
+my %q = (%ask, prompt => [ 'first', 'second' ],
+         max_tokens => Infer::emulated() ? 150 : 700);
 my @alone = map { $_->{text} }
             @{ $t->post('/plain/completions', \%q)->{json}{choices} };
 my $stop;
@@ -195,10 +189,10 @@ SKIP: {
         last if ref $e && grep { $_->{finish_reason} } @{ $e->{choices} };
     }
     $f = $t->stream('/v1/completions', \%q);
-    $r = choices($f);
+    $r = $f->collect;
     is(status($f), 'JOIN', 'a follower after the end of one choice');
     is($r->{done}, 1, 'gets its end');
-    is($r->{text}, $want, 'and all of both');
+    is(streamed($r), $want, 'and all of both');
     $lead->collect;
     is($finished->() - $n, 2, 'of the same two generations');
 }
@@ -207,14 +201,17 @@ SKIP: {
 
 $t->allow(qr/infer engine/);
 %q = (%ask, prompt => 'dies', n => 3, seed => 3, temperature => 1,
-      max_tokens => 300);
-my $want = texts($t->post('/plain/completions', \%q));
-@f = map { $t->stream('/v1/completions', \%q) } 1 .. 6;
-$_->head for @f;
+      max_tokens => Infer::emulated() ? 90 : 300);
+my %dies = asked(%q);
+my @want = wholes($t->post('/plain/completions', \%dies));
+$_->{sampled} = 1 for @want;
+@f = map { $t->stream('/v1/completions', \%dies) } 1 .. 6;
+my @begun = map { $_->event } @f;
 kill 'KILL', $t->engine;
-my @r = map { choices($_) } @f;
-is(scalar(grep { $_->{done} && $_->{text} eq $want } @r), 6,
-   'an engine dies under a group: all get everything');
+my @r = map { $f[$_]->collect(0, $begun[$_]) } 0 .. 5;
+is(scalar(grep { $_->{done} } @r), 6,
+   'an engine dies under a group: all go on');
+same([ map { @{ $_->{choices} } } @r ], [ (@want) x 6 ], 'to the same answers');
 
 $q{prompt} = 'gone';
 @f = map { $t->stream('/v1/completions', \%q) } 1 .. 4;
@@ -230,7 +227,7 @@ $q{prompt} = 'worker';
 $_->event for @f;
 my ($w) = $t->workers;
 kill 'KILL', $w;
-@r = map { choices($_) } @f;
+@r = map { $_->collect } @f;
 $n = grep { $_->{done} } @r;
 cmp_ok($n, '<=', 8, "a worker dies: $n of 8 go on to their end");
 ok($t->wait_for(sub { $t->post('/v1/completions', \%q)->{status} == 200 }),

@@ -13,17 +13,23 @@ my $port = Infer::free_port();
 my $shared = 'infer m; infer_cache answers; infer_cache_scope all;';
 my %conf = (http => "infer_cache_zone answers 1m shards=1;
                      server { listen 127.0.0.1:$port sndbuf=4096;
-                              location / { $shared } }");
+                              location / { $shared send_timeout 10m; } }");
 my $t = Infer->new(
     %conf,
     location => $shared,
     server => 'location /purge { infer_cache_purge answers; }');
 $t->start;
 
-# logprobs make it long
-my $long = JSON::PP->new->canonical->encode({
-    prompt => 'abc', max_tokens => 400, temperature => 0, logprobs => 3,
-    ignore_eos => JSON::PP::true });
+# one whose logprobs make it long, some 2 KB a token
+my $path = '/v1/chat/completions';
+sub long {
+    my ($text, $tokens) = @_;
+    return JSON::PP->new->canonical->encode({
+        messages => [ { role => 'user', content => $text } ],
+        max_tokens => $tokens, temperature => 0, logprobs => JSON::PP::true,
+        top_logprobs => 20, ignore_eos => JSON::PP::true });
+}
+my $long = long('abc', 40);
 
 sub bare {
     my ($r) = @_;
@@ -37,7 +43,7 @@ sub refs { return $t->metric('ngx_infer_cache_references') }
 # A client that has the headers of its hit and no more.
 sub slow {
     my $c = Infer::Client->new(port => $port, rcvbuf => 2048);
-    $c->send('POST', '/v1/completions', $long);
+    $c->send('POST', $path, $long);
     $c->head;
     return $c;
 }
@@ -45,7 +51,7 @@ sub slow {
 sub warm {
     my $r;
     for (1 .. 4) {
-        $r = $t->post('/v1/completions', $long);
+        $r = $t->post($path, $long);
     }
     return $r;
 }
@@ -53,9 +59,8 @@ sub warm {
 sub fill {
     my ($from) = @_;
     for my $i ($from .. $from + 11) {
-        my %ask = (prompt => "fill $i", max_tokens => 120, temperature => 0,
-                   logprobs => 3, ignore_eos => JSON::PP::true);
-        $t->post('/v1/completions', \%ask) for 1 .. 3;
+        my $body = long("fill $i", 20);
+        $t->post($path, $body) for 1 .. 3;
     }
 }
 

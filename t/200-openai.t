@@ -8,7 +8,7 @@ use Test::More;
 use Infer;
 
 my $model = Infer::smollm2()
-    or plan skip_all => 'the demo model is not there (make model)';
+    or plan skip_all => Infer::no_smollm2();
 my $venv = Infer::build_dir() . '/venv';
 if (!-x "$venv/bin/python3"
     || system("$venv/bin/python3 -c 'import openai' 2>/dev/null") != 0)

@@ -87,7 +87,11 @@ $(BUILD)/emu.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 9 --type q4_0 --shape 1,64,1,1,64 --vocab 259 \
 	    -o $@
 
-.PHONY: test-cuda
+.PHONY: test-cuda test-cuda-all
 test-cuda: all tiny poison $(BUILD)/cuda.gguf $(BUILD)/emu.gguf $(if $(INFER_DEVICE_REAL),,emu) ## nginx with `device cuda` on the emulated plugin
 	INFER_TEST_DEVICE=cuda INFER_DEVICE_REAL=$(INFER_DEVICE_REAL) \
 	    BUILD=$(BUILD) prove -It/lib $(CUDA_NGX_TESTS)
+
+test-cuda-all:                         ## every t/ file on `device cuda`, about 15 minutes emulated
+	@$(MAKE) --no-print-directory test-cuda \
+	    CUDA_NGX_TESTS='$(sort $(wildcard t/*.t))'

@@ -67,11 +67,16 @@ sub model_path {
     return $name =~ m{^/} ? $name : getcwd() . "/$name";
 }
 
-# The real model, or undef: tests then skip with a reason.
+# The real model, or undef: tests then skip with the reason below.
 sub smollm2 {
     return undef if emulated();
     my $p = getcwd() . '/models/SmolLM2-135M-Instruct.Q4_1.gguf';
     return -s $p ? $p : undef;
+}
+
+sub no_smollm2 {
+    return emulated() ? 'the real model takes the emulated device too long'
+                      : 'the demo model is not there (make model)';
 }
 
 sub free_port {

@@ -177,8 +177,20 @@ sub event {
     return $json->decode($e);
 }
 
+# What an event says of a choice, behind what is known of it.
+sub append {
+    my ($to, $c) = @_;
+    my $d = $c->{delta} ? $c->{delta}{content} : $c->{text};
+    $to->{text} .= $d if defined $d;
+    $to->{finish} = $c->{finish_reason} if $c->{finish_reason};
+    my $lp = exists $c->{text} ? $c->{logprobs} : undef;
+    push @{ $to->{logprobs}{$_} }, @{ $lp->{$_} } for keys %{ $lp || {} };
+    return;
+}
+
 # All the rest of a stream, and before it the events that were read already:
-# text, finish reason, usage, logprobs of completions, whether [DONE] came.
+# text, finish reason, logprobs of completions (of all choices together, and
+# in {choices} of each), usage, whether [DONE] came.
 sub collect {
     my ($self, $limit, @begun) = @_;
     my %r = (text => '', events => 0, done => 0);
@@ -192,11 +204,8 @@ sub collect {
         $r{usage} = $e->{usage} if $e->{usage};
         $r{id} = $e->{id};
         for my $c (@{ $e->{choices} || [] }) {
-            my $d = $c->{delta} ? $c->{delta}{content} : $c->{text};
-            $r{text} .= $d if defined $d;
-            $r{finish} = $c->{finish_reason} if $c->{finish_reason};
-            my $lp = exists $c->{text} ? $c->{logprobs} : undef;
-            push @{ $r{logprobs}{$_} }, @{ $lp->{$_} } for keys %{ $lp || {} };
+            append($_, $c) for \%r,
+                $r{choices}[ $c->{index} || 0 ] ||= { text => '' };
         }
         last if $limit && $r{events} >= $limit;
     }

@@ -53,15 +53,25 @@ sub expand () {
 $ENV{TEST_NGINX_TINY_MODEL} = Infer::model_path('tiny');
 $ENV{TEST_NGINX_SMOLLM2} = Infer::smollm2() || '';
 
-# Models that say nothing of a device run on the one of INFER_TEST_DEVICE.
+# Models that say nothing of a device run on the one of INFER_TEST_DEVICE; the
+# engine of their zone is told of the emulated plugin.
 sub on_device () {
     my ($http) = @_;
     my $device = Infer::device();
-    return $http if $device eq 'cpu'
-                    || $http !~ s/(infer_model \S+ \{)(?![^}]*\bdevice\b)/$1 device $device;/g;
-    return $http if $ENV{INFER_DEVICE_REAL};
-    return 'infer_engine default env=INFER_CUDA_PLUGIN='
-           . Infer::emulated_plugin() . "; $http";
+    return $http if $device eq 'cpu';
+    my %zones;
+    $http =~ s{(infer_model \S+ \{)(?![^\}]*\bdevice\b)([^\}]*)}{
+        my ($open, $rest) = ($1, $2);
+        $zones{ $rest =~ /\bzone (\S+);/ ? $1 : 'default' } = 1;
+        "$open device $device;$rest"
+    }ge;
+    return $http if !Infer::emulated();
+    my $env = ' env=INFER_CUDA_PLUGIN=' . Infer::emulated_plugin();
+    for my $zone (sort keys %zones) {
+        $http =~ s/\binfer_engine +\Q$zone\E\b[^;]*/$&$env/
+            or $http = "infer_engine $zone$env; $http";
+    }
+    return $http;
 }
 
 sub block_conf () {
