@@ -111,7 +111,8 @@ for my $len (1, 2, 27, 28, 29, 31, 32, 33, 100, 128) {
         (my $same = $first->{body}) =~ s/^.*?"created":\d+//;
         ok($r->{headers}{'x-infer-cache'} eq 'HIT' && $rest eq $same
            && $j->{id} eq "cmpl-$id" && abs($j->{created} - time) < 5
-           && ($j->{$path =~ /sub/ ? 'thing' : 'object'} || '') eq 'text_completion',
+           && ($j->{$path =~ /sub/ ? 'thing' : 'object'} || '')
+              eq 'text_completion',
            "an id of $len bytes, $path");
     }
 }
