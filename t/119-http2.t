@@ -28,7 +28,8 @@ my $ssl = $has_tls ? "server { listen 127.0.0.1:$tls ssl http2;
 $t->{http} = "infer_cache_zone answers 4m;
     server { listen 127.0.0.1:$h2 http2;
     location / { infer m; }
-    location /pace/ { infer m; infer_cache answers; infer_cache_pace 60; } }
+    location /pace/ { infer m; infer_cache answers; infer_cache_pace 60; }
+    location /whole/ { infer m; infer_cache answers; } }
     log_format tls \$connection;
     $ssl";
 $t->start;
@@ -89,6 +90,23 @@ kill 'KILL', $pid;
 close $f;
 ok($t->wait_for(sub { $t->metric('ngx_infer_slots_used') == 0 }, 10),
    'a killed curl cancels it');
+
+# out of the cache, whole, each with its own id and as many bytes as it says
+my ($first, %ids);
+for my $how ('MISS', 'HIT', 'HIT', 'HIT') {
+    ($f) = curl(@h2, '-i', '-d', $json->encode({ %ask, prompt => 'a' }), '-H',
+                'Content-Type: application/json',
+                "http://127.0.0.1:$h2/whole/completions");
+    my ($head, $body) = split /\r?\n\r?\n/, slurp($f), 2;
+    my $j = eval { $json->decode($body) } || {};
+    my ($id) = $head =~ /^x-request-id: (\S+?)\r?$/m;
+    like($head, qr/^x-infer-cache: $how\r?$/m, "a whole answer, $how");
+    is($j->{id}, "cmpl-$id", 'its id');
+    ok(!$ids{$id}++, 'which is its own');
+    is(($head =~ /^content-length: (\d+)/m)[0], length $body, 'its length');
+    $first ||= $j->{choices};
+    is_deeply($j->{choices}, $first, 'its text');
+}
 
 # out of the cache, at a pace: 60 tokens, 60 a second
 $url = "http://127.0.0.1:$h2/pace/completions";
