@@ -107,6 +107,15 @@ q8_split_scales(unsigned char *smem, const Q8Piece &s, uint32_t c, int u)
     }
 }
 
+/* The j-th row to be loaded, where N are loaded at once: a row's pitch has 16 bytes more than what
+ * 1 / N of the banks hold, so that rows 8 / N apart fill all of them and neighbours do not. */
+template <class C, int N>
+DEV_INLINE uint32_t
+q8_split_row(uint32_t j)
+{
+    return C::COLS < 8 ? j : (j & ~7) | j % N * (8 / N) | j % 8 / N;
+}
+
 /* Piece i of a warp's rows in chunk c: where from, where to, and whether there is such a thing. */
 template <class C>
 DEV_INLINE bool
@@ -114,7 +123,7 @@ q8_split_piece(const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int warp, in
     const int8_t **from, int *to)
 {
     constexpr int   n = C::per * 2;                        /* of a row */
-    const uint32_t  row = i / n, at = (c * C::WARPS + warp) * n + i % n;
+    const uint32_t  row = q8_split_row<C, 8 / n>(i / n), at = (c * C::WARPS + warp) * n + i % n;
     const bool      in = row < p.n && at < s.n_blocks * 2;
 
     *from = p.q + (in ? (uint64_t) row * p.n_in + at * 16 : 0);
@@ -305,7 +314,7 @@ q8_split_floats(unsigned char *smem, int at, const float *src, const cu_q8_args_
 #pragma unroll
     for (int j = 0; j < all; j += C::chains) {
         const int       i = j + u;
-        const uint32_t  r = i / LINKS, k = c * LINKS + i % LINKS;
+        const uint32_t  r = q8_split_row<C, DEV_WARP / LINKS>(i / LINKS), k = c * LINKS + i % LINKS;
         const bool      in = r < p.n && k < nb;
         const float    *from = src + (in ? (uint64_t) r * nb + k : 0);
         unsigned char  *to = smem + at + (c % (C::RING + 1) * C::COLS + r) * pitch + i % LINKS * 4;
