@@ -55,12 +55,12 @@ ngx_http_infer_engine_alive(ngx_http_infer_bus_t *bus)
 ngx_uint_t
 ngx_http_infer_engine_ready(ngx_http_infer_bus_t *bus)
 {
-    uint32_t  state;
+    /* in this order: with its lock an engine takes back what was said last */
 
-    state = atomic_load_explicit(&bus->bus.hdr->engine_state,
-                                 memory_order_acquire);
-
-    return state == INFER_ENGINE_READY && ngx_http_infer_engine_alive(bus);
+    return ngx_http_infer_engine_alive(bus)
+           && atomic_load_explicit(&bus->bus.hdr->engine_state,
+                                   memory_order_acquire)
+              == INFER_ENGINE_READY;
 }
 
 

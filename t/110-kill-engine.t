@@ -53,8 +53,8 @@ my $kills = 0;
 for (1 .. 5) {
     my $dies = $t->engine;
     $kills += kill 'KILL', $dies if $dies;
-    $t->wait_for(sub { my $e = $t->engine; $e && $e != ($dies || 0) }, 20);
-    $t->wait_ready(20);
+    $t->wait_for(sub { my @up = $t->log =~ /engine \d+ is ready/g;
+                       @up > $kills }, 30);
 }
 is(scalar(() = $t->log =~ /died, starting another/g), $kills,
    "$kills deaths, as many starts");

@@ -183,6 +183,10 @@ process_attach(infer_engine_t *e, const char *build_id)
         return INFER_EXIT_TAKEN;
     }
 
+    /* at once: by the lock it is alive, and the one before may have died
+     * READY */
+    atomic_store(&e->bus.hdr->engine_state, INFER_ENGINE_LOADING);
+
     return INFER_EXIT_OK;
 }
 
@@ -254,7 +258,6 @@ process_serve(infer_engine_t *e)
     infer_err_t          err = { 0, "" };
     infer_bus_header_t  *h = e->bus.hdr;
 
-    atomic_store(&h->engine_state, INFER_ENGINE_LOADING);
     atomic_store(&h->load_percent, 0);
     atomic_store(&h->engine_pid, (uint32_t) getpid());
     atomic_store(&h->heartbeat_us, infer_now_us());

@@ -581,6 +581,34 @@ test_dies_freeing(test_t *t)
     site_close(&t->s);
 }
 
+/* One that died READY: the next is not, from the moment it has the lock. */
+static void
+test_not_yet_ready(test_t *t)
+{
+    int                alive;
+    uint32_t           state, starts, early = 0;
+    uint64_t           end_us;
+    infer_bus_t       *bus = &t->s.bus;
+    const site_conf_t  conf = { 2048, 4, 64, 256, 1, 0, 0 };
+
+    site_open(&t->s, &conf);
+    site_start(&t->s);
+    (void) site_wait_word(&bus->hdr->engine_state, INFER_ENGINE_READY, 10000);
+    site_kill(&t->s);
+    site_start(&t->s);
+    end_us = infer_now_us() + 5000000;
+    do {
+        alive = infer_lock_alive(bus, INFER_LOCK_ENGINE);
+        state = atomic_load(&bus->hdr->engine_state);
+        starts = atomic_load(&bus->hdr->engine_starts);
+        early += alive && state == INFER_ENGINE_READY && starts == 1;
+    } while (starts == 1 && infer_now_us() < end_us);
+    /* its two steps take less time than a few of our looks */
+    ok(starts == 2 && early < 5,
+       "a new engine is not taken for one that is ready (%u)", early);
+    site_close(&t->s);
+}
+
 static void
 test_two_models(test_t *t)
 {
@@ -799,6 +827,7 @@ main(void)
     test_kv_type(t);
     test_load_fails(t);
     test_dies_freeing(t);
+    test_not_yet_ready(t);
     test_two_models(t);
     test_nan(t);
     test_check();
