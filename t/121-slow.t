@@ -52,7 +52,8 @@ cmp_ok(length $want->{body}, '>', 200_000, 'hundreds of kilobytes');
 my @s = map { slow_stream('') } 1 .. 3;
 my $r = $t->post('/v1/completions', { %short });
 is($r->{status}, 200, 'others are answered meanwhile');
-ok($t->wait_for(sub { $t->metric('ngx_infer_requests_running') == 0 }, 60),
+ok($t->wait_for(sub { $t->metric('ngx_infer_requests_running') == 0 },
+                Infer::in_time(60_000) / 1000),
    'the generations end, whoever reads');
 my $late = $s[0]->collect;
 is($late->{text}, $text, 'read late: everything');

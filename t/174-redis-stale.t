@@ -69,7 +69,7 @@ sub bare {
     return \%j;
 }
 sub of { return Infer::Redis::of(@_) }
-sub fresh { return Infer::Redis::fresh() }
+sub fresh { return Infer::Redis::fresh(@_) }
 sub ask { my ($t, $q, $path, %h) = @_;
           return $t->post(($path || '/v1') . '/completions', $q, %h) }
 sub put { my ($q, $path, %h) = @_;             # by one, and it is in Redis
@@ -120,15 +120,15 @@ $one->allow(qr/does not answer/);
 $two->allow(qr/does not answer/);
 $redis->freeze;
 my $start = time;
-is(ask($one, fresh(), '/v1', 'Cache-Control' => 'no-cache')->{status}, 200,
-   'a frozen Redis');
+is(ask($one, fresh(max_tokens => 1), '/v1',
+       'Cache-Control' => 'no-cache')->{status}, 200, 'a frozen Redis');
 cmp_ok(time - $start, '<', 0.7, 'is not waited for');
 $redis->thaw;
 ok(Infer::Redis::warm($_), 'it goes on') for $one, $two;
 
 # ---- a hot answer, made anew before its end ----
 
-$q = fresh();
+$q = fresh(max_tokens => 1);
 my $made = time;
 put($q, '/hot');
 ask($one, $q, '/hot') for 1 .. 12;

@@ -68,17 +68,20 @@ cuda: $(CUDA_PLUGIN)                   ## the CUDA plugin, when nvcc is there (N
 endif
 
 # The nginx tests that do not need a large model, on the emulated plugin, or
-# with INFER_DEVICE_REAL=1 on a GPU.
-# Left out: 121-slow and 130-memory (they pass, but take a minute and several:
-# slow clients and a worker's memory are the same for all devices), and what
-# never gets to a device: configuration, installation, the cache's own life
-# (162 to 169) and Redis (17x).
-CUDA_NGX_TESTS ?= t/020-http.t t/030-params.t t/100-stream.t \
+# with INFER_DEVICE_REAL=1 on a GPU. test-cuda-all runs every file there is;
+# left out here, for their time, are those
+#   without a model (000, 001), by nginx -t alone (011), of installation (122),
+#   whose subject is in the workers: slow clients and memory (121, 130), old
+#     answers and refreshes (162, 163), paces (164), hits (167, 168), the cache
+#     in one process (169), Redis (170 to 174),
+#   166, whose joined groups are on the device what 161 and 110 have there,
+#   200, which needs the real model: too slow emulated, it skips.
+CUDA_NGX_TESTS ?= t/010-conf.t t/020-http.t t/030-params.t t/100-stream.t \
                   t/110-kill-engine.t t/111-kill-worker.t t/112-reload.t \
                   t/113-cancel.t t/114-end.t t/115-disk.t t/116-poison.t \
                   t/117-timeouts.t t/118-limits.t t/118-zones.t \
                   t/119-http2.t t/120-kv.t t/123-priority.t t/124-hang.t \
-                  t/140-prefix.t t/150-cuda.t t/151-plugin.t \
+                  t/125-deadline.t t/140-prefix.t t/150-cuda.t t/151-plugin.t \
                   t/160-cache.t t/161-join.t
 $(BUILD)/cuda.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 9 --type q4_0 --shape 2,256,4,1,512 -o $@

@@ -122,10 +122,18 @@ $(foreach a,$(EMU_ARCHS),$(eval $(call EMU_PTX_RULE,$a)))
 
 -include $(shell find $(EMU) -name '*.d' 2>/dev/null)
 
-.PHONY: emu check-cuda check-cuda-emu check-cuda-ptx cover-cuda-ptx
+.PHONY: emu check-cuda check-cuda-emu check-cuda-ptx cover-cuda-ptx \
+        cuda-tests-built
 emu: $(EMU_PLUGIN) $(SIM_BLAS_SO)      ## the CUDA plugin on the emulator, and a fake cublasLt
 
-check-cuda: check-cuda-emu check-cuda-ptx  ## CUDA kernels without a GPU: emulator, checker, nvcc's PTX
+cuda-tests-built: $(SIM_TESTS) $(EMU_TESTS) $(CHK_TESTS) \
+    $(if $(NVCC),$(EMU)/test_ptx_files \
+    $(foreach a,$(EMU_ARCHS),$(call EMU_PTX,$a)))
+
+# More than a hundred files, some of which take half a minute: on all cores.
+check-cuda:                            ## CUDA kernels without a GPU: emulator, checker, nvcc's PTX
+	@$(MAKE) --no-print-directory $(JOBS) cuda-tests-built
+	@$(MAKE) --no-print-directory check-cuda-emu check-cuda-ptx
 
 # Each test runs in three orders of threads and of queued work by itself;
 # the checker does not depend on the order, and is slower.
