@@ -95,6 +95,6 @@ test-cuda: all tiny poison $(BUILD)/cuda.gguf $(BUILD)/emu.gguf $(if $(INFER_DEV
 	INFER_TEST_DEVICE=cuda INFER_DEVICE_REAL=$(INFER_DEVICE_REAL) \
 	    BUILD=$(BUILD) prove -It/lib $(CUDA_NGX_TESTS)
 
-test-cuda-all:                         ## every t/ file on `device cuda`, about 15 minutes emulated
+test-cuda-all:                         ## every t/ file with `device cuda`
 	@$(MAKE) --no-print-directory test-cuda \
 	    CUDA_NGX_TESTS='$(sort $(wildcard t/*.t))'
