@@ -75,15 +75,16 @@ endif
 #     answers and refreshes (162, 163), paces (164), hits (167, 168), the cache
 #     in one process (169), Redis (170 to 174),
 #   166, whose joined groups are on the device what 161 and 110 have there,
-#   200, which needs the real model: too slow emulated, it skips,
-#   126, 165, 175 and 176, which are newer and have not run on a device yet.
+#   176, purges, which are in the workers, too,
+#   200, which needs the real model: too slow emulated, it skips.
 CUDA_NGX_TESTS ?= t/010-conf.t t/020-http.t t/030-params.t t/100-stream.t \
                   t/110-kill-engine.t t/111-kill-worker.t t/112-reload.t \
                   t/113-cancel.t t/114-end.t t/115-disk.t t/116-poison.t \
                   t/117-timeouts.t t/118-limits.t t/118-zones.t \
                   t/119-http2.t t/120-kv.t t/123-priority.t t/124-hang.t \
-                  t/125-deadline.t t/140-prefix.t t/150-cuda.t t/151-plugin.t \
-                  t/160-cache.t t/161-join.t
+                  t/125-deadline.t t/126-step.t t/140-prefix.t t/150-cuda.t \
+                  t/151-plugin.t t/160-cache.t t/161-join.t \
+                  t/165-join-bus.t t/175-join-begun.t
 $(BUILD)/cuda.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 9 --type q4_0 --shape 2,256,4,1,512 -o $@
 # Emulated, a token of the one above takes 0.1 s and of this one 0.01 s.
