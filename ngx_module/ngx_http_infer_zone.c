@@ -568,9 +568,12 @@ ngx_http_infer_bus_leave(ngx_http_infer_bus_t *bus)
     (void) eventfd_write(bus->wake_fd, 1);
 
     /*
-     * The process ends, or the last request of its cycle has: nobody is kept
-     * waiting. A job reads what is unmapped below, and is over in the time of
-     * one body. nginx waits for its threads, but not where a queue is full.
+     * A worker comes here when it exits, after its last event (and a single
+     * process when a cycle is given up): no connection of the cycle is left
+     * that could be kept waiting. A job reads what is unmapped below
+     * and the cycle's pool, which nginx frees next. nginx itself waits for
+     * its threads before it calls us, so that none is left, but not where the
+     * queue of a pool is full: then in the time of the bodies in it.
      */
 
     while (atomic_load_explicit(&bus->jobs_done, memory_order_acquire)

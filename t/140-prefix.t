@@ -27,6 +27,8 @@ sub ask {
     my $r = $t->post($path, { prompt => $prompt, max_tokens => 5,
                               temperature => 0, %more }, %{ $head || {} });
     is($r->{status}, 200, "$path answers") or diag $r->{body};
+    my @index = map { $_->{index} } @{ $r->{json}{choices} };
+    is_deeply(\@index, [ 0 .. $#index ], 'its choices in order');
     my $u = $r->{json}{usage};
     return ($u->{prompt_tokens_details}{cached_tokens}, $u->{prompt_tokens},
             [ wholes($r) ]);

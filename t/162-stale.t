@@ -228,7 +228,8 @@ SKIP: {
     $t->allow(qr/infer engine/, qr/infer slot \d+ failed/,
               qr/infer answers from \d+ s ago: "the engine died/,
               qr/infer stream ends with an error: the engine died/);
-    my %p = (prompt => 'abc', max_tokens => Infer::emulated() ? 100 : 300, temperature => 0,
+    my %p = (prompt => 'abc', temperature => 0,
+             max_tokens => Infer::emulated() ? 100 : 300,
              logit_bias => { 77 => 100 }, ignore_eos => JSON::PP::true);
     my $was = $t->post('/v1/completions', \%p);
     is(status($was), 'MISS', 'a poisonous answer');

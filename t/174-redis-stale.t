@@ -122,6 +122,7 @@ $redis->freeze;
 my $start = time;
 is(ask($one, fresh(max_tokens => 1), '/v1',
        'Cache-Control' => 'no-cache')->{status}, 200, 'a frozen Redis');
+# a look-up would take its whole time, a second
 cmp_ok(time - $start, '<', 0.7, 'is not waited for');
 $redis->thaw;
 ok(Infer::Redis::warm($_), 'it goes on') for $one, $two;
