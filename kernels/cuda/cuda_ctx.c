@@ -124,13 +124,16 @@ ctx_rope(kern_ctx_t *c, infer_err_t *err)
     return rc == cudaSuccess ? INFER_OK : cu_failed(c, "cudaMemcpy", rc);
 }
 
-/* One kernel, so that a device this plugin has no code for is found now. */
+/* One kernel, so that a device this plugin has no code for is found now. What
+ * the default stream was given has to be there first: our streams do not
+ * wait for it. */
 static int
 ctx_try(kern_ctx_t *c, infer_err_t *err)
 {
     int          rc;
     cudaError_t  e;
 
+    KERN_CUDA_TRY(c, cudaDeviceSynchronize());
     rc = cu_quantize(&c->dev, c->x, 1, c->shape.dim,
                      1u << c->shape.precision, &c->acts);
     e = cudaGetLastError();

@@ -195,7 +195,8 @@ step_record(kern_ctx_t *c, cu_phase_t ph)
     return INFER_OK;
 }
 
-/* Norm weights are the host's; each is sent when it is first seen. */
+/* Norm weights are the host's; each is sent when it is first seen, in the
+ * stream of the kernels that read it. */
 static int
 step_norm(kern_ctx_t *c, uint32_t i, const float *w)
 {
@@ -203,9 +204,9 @@ step_norm(kern_ctx_t *c, uint32_t i, const float *w)
         return INFER_OK;
     }
 
-    KERN_CUDA_TRY(c, cudaMemcpy(c->norms + (size_t) i * c->shape.dim, w,
-                                c->shape.dim * sizeof(float),
-                                cudaMemcpyHostToDevice));
+    KERN_CUDA_TRY(c, cudaMemcpyAsync(c->norms + (size_t) i * c->shape.dim, w,
+                                     c->shape.dim * sizeof(float),
+                                     cudaMemcpyHostToDevice, c->dev.stream));
     c->norm_from[i] = w;
     return INFER_OK;
 }

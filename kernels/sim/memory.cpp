@@ -288,6 +288,9 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n,
     return e;
 }
 
+/* Waits for the default stream before and, but for pageable memory that goes
+ * to the device, after the copy: that is on its way when the call returns,
+ * and other streams do not wait for it. */
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t n,
     enum cudaMemcpyKind kind)
 {
@@ -295,14 +298,20 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t n,
     if (spoil_captures()) {
         return error(cudaErrorStreamCaptureUnsupported);
     }
-    cudaError_t e = cudaMemcpyAsync(dst, src, n, kind, nullptr);
-
-    if (e == cudaSuccess) {
+    auto wait = [] {
         pump([] { return rt().null_stream.queue.empty(); },
              &rt().null_stream);
-        e = rt().sticky;
+    };
+    char *base;
+    bool  staged = kind == cudaMemcpyHostToDevice && !alloc_of(src, &base);
+
+    wait();
+    cudaError_t e = cudaMemcpyAsync(dst, src, n, kind, nullptr);
+
+    if (e == cudaSuccess && !staged) {
+        wait();
     }
-    return e;
+    return e == cudaSuccess ? rt().sticky : e;
 }
 
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t n,

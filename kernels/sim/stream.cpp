@@ -76,13 +76,13 @@ void pump(const std::function<bool()> &until, SimtStream *prefer)
     while (!until()) {
         std::vector<SimtStream *> can;
 
-        if (ready(&r.null_stream)) {
-            can.push_back(&r.null_stream);
-        }
         for (SimtStream *s : r.streams) {
             if (ready(s)) {
                 can.push_back(s);
             }
+        }
+        if (ready(&r.null_stream)) {   /* nobody waits for it: last if LAZY */
+            can.push_back(&r.null_stream);
         }
         if (can.empty()) {
             fail("queued work waits for events that nothing will record");

@@ -205,6 +205,15 @@ test_checked(void)
 }
 #endif
 
+/* A copy from pageable memory is on its way when cudaMemcpy() returns, and
+ * streams that are not the default one do not wait for it. */
+TEST_UNUSED static void
+test_upload(void *to, const void *from, size_t bytes)
+{
+    cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice);
+    cudaDeviceSynchronize();
+}
+
 /* n values in device memory between canaries; filled with 0xff (NaN, -1)
  * where nothing was uploaded. Under the checker, which knows bounds and what
  * was written, without either. */
@@ -239,13 +248,13 @@ struct TestBuf {
 
             memset(v.data(), 0xa5, side);
             memset(v.data() + side + bytes(), 0xa5, side);
-            cudaMemcpy(base, v.data(), all, cudaMemcpyHostToDevice);
+            test_upload(base, v.data(), all);
         }
     }
 
     void up(const T *v)
     {
-        cudaMemcpy(p, v, bytes(), cudaMemcpyHostToDevice);
+        test_upload(p, v, bytes());
     }
 
     void up(const std::vector<T> &v) { up(v.data()); }

@@ -244,6 +244,7 @@ struct Buf {
     {
         room(k);
         cudaMemcpy(p, from, k * sizeof(T), cudaMemcpyHostToDevice);
+        cudaDeviceSynchronize();   /* other streams do not wait for it */
     }
 
     void

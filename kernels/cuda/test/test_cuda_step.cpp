@@ -613,7 +613,8 @@ test_failures(void)
         "cudaMemcpyAsync", "cudaMemcpy2DAsync", "cudaStreamCreateWithFlags",
         "cudaEventCreateWithFlags", "cudaEventRecord",
         "cudaEventSynchronize", "cudaStreamWaitEvent",
-        "cudaStreamSynchronize", "cudaStreamBeginCapture",
+        "cudaStreamSynchronize", "cudaDeviceSynchronize",
+        "cudaStreamBeginCapture",
         "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch",
         "cudaLaunchKernelExC"
     };

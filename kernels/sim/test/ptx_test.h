@@ -63,6 +63,7 @@ template <class T> struct Dev {
     void up(const std::vector<T> &v)
     {
         cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice);
+        cudaDeviceSynchronize();   /* other streams do not wait for it */
     }
     std::vector<T> down() const
     {

@@ -48,6 +48,7 @@ struct Dev {
     void up(const std::vector<T> &v)
     {
         cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice);
+        cudaDeviceSynchronize();   /* other streams do not wait for it */
     }
     std::vector<T> down() const
     {

@@ -112,6 +112,25 @@ polling(void)
 }
 
 static void
+default_stream(void)
+{
+    Streams          s;
+    Pinned           o(2);
+    Dev<int>         d(std::vector<int>(1, 4));
+    std::vector<int> v(1, 8);
+
+    simt::rt_config(simt::LAZY, 1, 0);
+    cudaMemcpy(d.p, v.data(), 4, cudaMemcpyHostToDevice);
+    cudaMemcpyAsync(o.p, d.p, 4, cudaMemcpyDeviceToHost, s.a);
+    cudaStreamSynchronize(s.a);
+    cudaDeviceSynchronize();
+    cudaMemcpyAsync(o.p + 1, d.p, 4, cudaMemcpyDeviceToHost, s.a);
+    cudaStreamSynchronize(s.a);
+    ok(o.p[0] == 4 && o.p[1] == 8,
+       "other streams do not wait for a copy from pageable memory");
+}
+
+static void
 host_functions(void)
 {
     Streams  s;
@@ -487,6 +506,7 @@ main(int argc, char **)
     events(simt::LAZY, "lazy");
     events(simt::RANDOM, "random");
     polling();
+    default_stream();
     host_functions();
     graphs();
     memory();
