@@ -17,15 +17,17 @@ static const char usage[] =
     "                          q6_k q8_k iq4_nl iq4_xs f16 bf16 f32 mixed;\n"
     "                          rows too short for a type get its substitute\n"
     "  --head T                type of embedding and head\n"
-    "  --preset NAME           shape of smollm2-135m, qwen2-0.5b, llama-1b\n"
-    "                          or gemma-head; all tied\n"
+    "  --preset NAME           shape of smollm2-135m, qwen2-0.5b, llama-1b,\n"
+    "                          llama-8b or gemma-head; all tied\n"
     "  --shape L,D,H,G,F       layers, width, heads, kv heads, ffn width\n"
     "  --head-dim K            default D / H\n"
     "  --vocab N               default 512, at least 259\n"
     "  --context N             default 2048\n"
     "  --pre NAME              pre-tokenizer, default smollm\n"
     "  --template FILE|none    chat template instead of the built-in one\n"
-    "  --tied                  no head of its own\n";
+    "  --tied                  no head of its own\n"
+    "  --repeat N              make N rows of a matrix, which then repeat: a\n"
+    "                          large file in seconds, to measure speed with\n";
 
 
 static const struct {
@@ -35,6 +37,7 @@ static const struct {
     { "smollm2-135m", 30, 576, 9, 3, 1536, 49152 },
     { "qwen2-0.5b", 24, 896, 14, 2, 4864, 151936 },
     { "llama-1b", 16, 2048, 32, 8, 8192, 128256 },
+    { "llama-8b", 32, 4096, 32, 8, 14336, 128256 },
     { "gemma-head", 1, 640, 10, 2, 2048, 262144 }
 };
 
@@ -130,6 +133,7 @@ parse(int argc, char **argv, tiny_conf_t *c, char **template_text)
         { "pre", required_argument, NULL, 'P' },
         { "template", required_argument, NULL, 'T' },
         { "tied", no_argument, NULL, 'x' },
+        { "repeat", required_argument, NULL, 'R' },
         { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 }
     };
@@ -202,6 +206,10 @@ parse(int argc, char **argv, tiny_conf_t *c, char **template_text)
 
         case 'x':
             c->tied = 1;
+            break;
+
+        case 'R':
+            c->repeat = number("--repeat", optarg);
             break;
 
         default:

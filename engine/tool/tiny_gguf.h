@@ -39,6 +39,8 @@ typedef struct {
     uint32_t     L, D, H, G, F, V, S;
     uint32_t     K;                       /* 0: D / H, and no key for it */
     int          tied;
+    uint32_t     repeat;                  /* 0, or how many rows of a matrix
+                                             are made; they repeat then */
     const char  *pre;                     /* tokenizer.ggml.pre */
     const char  *tpl;                     /* chat template; NULL: none */
     size_t       tpl_len;
@@ -306,10 +308,10 @@ tiny_printable(const tiny_t *t, uint32_t id)
 }
 
 
-/* A row into the file; raw has room for it as f32. BF16 is truncated. */
-static void
-tiny_encode(tiny_t *t, uint32_t type, float *row, uint32_t cols,
-    uint8_t *raw)
+/* A row as it is in the file; raw has room for it as f32. BF16 is
+ * truncated. Returns its bytes. */
+static size_t
+tiny_encode(uint32_t type, float *row, uint32_t cols, uint8_t *raw)
 {
     uint32_t values, bytes, u;
 
@@ -321,11 +323,41 @@ tiny_encode(tiny_t *t, uint32_t type, float *row, uint32_t cols,
 
     kern_block_layout_ref(type, &values, &bytes);
     quant_row(raw, type, row, cols);
-    tiny_out(t, raw, (size_t) cols / values * bytes);
+
+    return (size_t) cols / values * bytes;
 }
 
 
-/* kind: 'e' embedding, 'h' head, 't' both, 'r' writes the residual, 'w'. */
+/* Row r of a matrix; kind: 'e' embedding, 'h' head, 't' both, 'r' writes the
+ * residual, 'w'. */
+static void
+tiny_row(tiny_t *t, float *row, uint32_t cols, uint32_t r, float scale,
+    int kind)
+{
+    for (uint32_t c = 0; c < cols; c++) {
+        row[c] = scale * tiny_normal(t);
+    }
+
+    if (kind == 'r' && r == 0) {
+        memset(row, 0, cols * sizeof(float));
+    }
+
+    if (kind == 'e') {
+        row[0] = 4;
+    }
+
+    if (kind == 'h' || kind == 't') {
+        row[0] = tiny_printable(t, r) ? 0 : -2 * scale;
+        row[0] = kind == 't' ? row[0] + 4 : row[0];
+    }
+
+    if ((kind == 'h' || kind == 't') && r < TINY_SPECIALS) {
+        memset(row, 0, cols * sizeof(float));
+        row[0] = -8;
+    }
+}
+
+
 static void
 tiny_matrix(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
     uint32_t rows, float scale, int kind)
@@ -336,8 +368,11 @@ tiny_matrix(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
         return;
     }
 
+    const uint32_t made = t->conf.repeat ? t->conf.repeat : rows;
+    const uint32_t kept = t->conf.repeat ? t->conf.repeat : 1;
     float *row = malloc(cols * sizeof(float));
-    uint8_t *raw = malloc(cols * sizeof(float));
+    uint8_t *raw = malloc((size_t) kept * cols * sizeof(float));
+    size_t bytes = 0;
 
     if (row == NULL || raw == NULL) {
         t->out.failed = 1;
@@ -345,29 +380,14 @@ tiny_matrix(tiny_t *t, const char *name, uint32_t type, uint32_t cols,
     }
 
     for (uint32_t r = 0; r < rows; r++) {
-        for (uint32_t c = 0; c < cols; c++) {
-            row[c] = scale * tiny_normal(t);
+        uint8_t *at = raw + (size_t) (r % kept) * cols * sizeof(float);
+
+        if (r < made) {
+            tiny_row(t, row, cols, r, scale, kind);
+            bytes = tiny_encode(type, row, cols, at);
         }
 
-        if (kind == 'r' && r == 0) {
-            memset(row, 0, cols * sizeof(float));
-        }
-
-        if (kind == 'e') {
-            row[0] = 4;
-        }
-
-        if (kind == 'h' || kind == 't') {
-            row[0] = tiny_printable(t, r) ? 0 : -2 * scale;
-            row[0] = kind == 't' ? row[0] + 4 : row[0];
-        }
-
-        if ((kind == 'h' || kind == 't') && r < TINY_SPECIALS) {
-            memset(row, 0, cols * sizeof(float));
-            row[0] = -8;
-        }
-
-        tiny_encode(t, type, row, cols, raw);
+        tiny_out(t, at, bytes);
     }
 
     free(row);

@@ -18,6 +18,7 @@
 extern "C" {
 #include "kern.h"
 }
+#include "bench_pick.h"
 #include "cuda.h"
 #include "cuda_cost.h"
 
@@ -157,6 +158,9 @@ line(cu_dev_t *dev, const shape_t *s, uint32_t type, uint32_t seqs, uint32_t row
     kern_cost_t           cost;
     double                us, floor;
 
+    if (!wanted(s->name, rows > 1 ? rows : seqs, kern_kv_name(type))) {
+        return;
+    }
     memset(&t, 0, sizeof(t));
     t.dev = dev;
     for (uint32_t b = 0; b < seqs; b++) {
@@ -214,7 +218,7 @@ line(cu_dev_t *dev, const shape_t *s, uint32_t type, uint32_t seqs, uint32_t row
     cost.bytes *= seqs;
     cost.ops *= seqs;
     floor = std::max(cost.bytes / peak_gb / 1e3, cost.ops / peak_tf / 1e6);
-    printf("%-8s %s %-4s B=%-3u ctx %-5u %9.2f us %7.0f GB/s %6.1f TFLOP/s %5.1f %% of %s\n",
+    printf("%-8s %-4s %-4s B=%-3u ctx %-5u %9.2f us %7.0f GB/s %6.1f TFLOP/s %5.1f %% of %s\n",
            rows == 1 ? "decode" : "prefill", s->name, kern_kv_name(type), seqs, keys, us,
            cost.bytes / us / 1e3, cost.ops / us / 1e6, 100 * floor / us,
            cost.bytes / peak_gb * 1e3 > cost.ops / peak_tf ? "memory" : "bf16");
@@ -287,8 +291,8 @@ decode_lines(cu_dev_t *dev, const shape_t *s, uint32_t type)
 int
 main(int argc, char **argv)
 {
-    static const shape_t  shapes[] = { { "135M", 9, 3, 64 }, { "1B  ", 32, 8, 64 },
-                                       { "8B  ", 32, 8, 128 } };
+    static const shape_t  shapes[] = { { "135M", 9, 3, 64 }, { "1B", 32, 8, 64 },
+                                       { "8B", 32, 8, 128 } };
     cudaDeviceProp        prop;
     cu_dev_t              dev;
     int                   n = 0, at = 1;

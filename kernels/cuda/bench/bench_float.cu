@@ -183,7 +183,8 @@ family(Bench &b, cu_family_e f, uint32_t form, const Shape &s, bool quick)
 
     for (uint32_t n : rows) {
         if ((quick && n != 1 && n != 64 && n != 2048)
-            || (n > 64 && s.n_out > 100000))
+            || (n > 64 && s.n_out > 100000)
+            || !wanted(s.name, n, names[f]))
         {
             continue;
         }

@@ -168,7 +168,8 @@ form(const Bench &b, uint32_t f, const Shape &s, bool quick)
     }
     for (uint32_t n : rows) {
         if ((quick && n != 1 && n != 8 && n != 64 && n != 512)
-            || (n > 64 && s.n_out > 40000))
+            || (n > 64 && s.n_out > 40000)
+            || !wanted(s.name, n, names[f]))
         {
             continue;
         }

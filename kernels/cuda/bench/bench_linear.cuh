@@ -14,6 +14,8 @@
 
 #include <cuda_runtime.h>
 
+#include "bench_pick.h"
+
 static void
 check(cudaError_t rc, const char *what)
 {
