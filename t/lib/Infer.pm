@@ -120,6 +120,10 @@ sub conf_text {
                                         : 'context 1024; sequences 8;';
     my $device = defined $c{device} ? $c{device} : device();
     $extra .= " device $device;" if $extra !~ /\bdevice\b/;
+    # tests that run at once share a GPU
+    $extra .= ' gpu_memory 1g;'
+        if $ENV{INFER_DEVICE_REAL} && $extra =~ /device cuda/
+           && $extra !~ /\b(?:gpu_memory|kv_cache)\b/;
     $engine .= ' env=INFER_CUDA_PLUGIN=' . emulated_plugin()
         if $extra =~ /device cuda/ && !$ENV{INFER_DEVICE_REAL}
            && $engine !~ /INFER_CUDA_PLUGIN/;
