@@ -2,7 +2,8 @@
 # check_gpu.sh [STAGE...]: everything about the CUDA backend that needs a
 # real GPU; `make check-gpu` calls it. Stages, each under ten minutes:
 #   1  device facts, ceilings, build for this device, every kernel test on
-#      SEEDS seeds; a failure ends the run
+#      SEEDS seeds, and their results beside the emulator's; a failure ends
+#      the run
 #   2  the kernel tests under compute-sanitizer's four tools
 #   3  every kernel against its floor, whole-model decode and prefill
 #   4  ncu on the kernels' benches: sectors a request, bank conflicts
@@ -67,6 +68,25 @@ stage1() {
             seed=$((seed + 1))
         done
     done
+    fidelity
+}
+
+# The same seed on the GPU and in emulation: how far apart are the results?
+fidelity() {
+    sms=$(sed -n 's/^device .*, \([0-9]*\) SMs.*/\1/p' "$OUT/ceilings.txt")
+    mkdir -p "$OUT/gpu" "$OUT/emu"
+    $make -j"$(nproc)" emu-tests > "$OUT/emu.txt" 2>&1 || {
+        echo "check-gpu: the emulated tests do not build, nothing to compare"
+        return
+    }
+    for t in $(tests); do
+        n=$(basename "$t")
+        INFER_RECORD=$OUT/gpu/$n "$t" 1 > /dev/null 2>&1
+        INFER_RECORD=$OUT/emu/$n SIMT_ORDER=0 SIMT_DEVICE=cc=$cap,sms=$sms \
+            timeout "$LIMIT" "$BUILD/emu/$n" 1 > /dev/null 2>&1
+    done
+    python3 kernels/cuda/fidelity.py "$OUT/gpu" "$OUT/emu" |
+        tee "$OUT/fidelity.txt"
 }
 
 stage2() {

@@ -123,8 +123,10 @@ $(foreach a,$(EMU_ARCHS),$(eval $(call EMU_PTX_RULE,$a)))
 -include $(shell find $(EMU) -name '*.d' 2>/dev/null)
 
 .PHONY: emu check-cuda check-cuda-emu check-cuda-ptx cover-cuda-ptx \
-        cuda-tests-built
+        cuda-tests-built emu-tests
 emu: $(EMU_PLUGIN) $(SIM_BLAS_SO)      ## the CUDA plugin on the emulator, and a fake cublasLt
+
+emu-tests: $(EMU_TESTS)
 
 cuda-tests-built: $(SIM_TESTS) $(EMU_TESTS) $(CHK_TESTS) \
     $(if $(NVCC),$(EMU)/test_ptx_files \

@@ -30,6 +30,7 @@ extern "C" {
 }
 #include "cuda.h"
 #include "../../../engine/test/tap.h"
+#include "record.h"
 
 #define TEST_UNUSED  __attribute__((unused))
 #define TEST_CANARY  256          /* bytes on each side of a buffer */
@@ -263,6 +264,7 @@ struct TestBuf {
     {
         cudaDeviceSynchronize();
         cudaMemcpy(v, p, bytes(), cudaMemcpyDeviceToHost);
+        record(v, n);
     }
 
     std::vector<T> down() const
@@ -331,6 +333,7 @@ test_begin(int argc, char **argv)
     }
     test_rng = s != NULL ? strtoull(s, NULL, 0) : 20261125;
     diag("INFER_SEED=%llu", (unsigned long long) test_rng);
+    record_begin();
 }
 
 /* Runs one pass of a test with a stream of its own. */
@@ -348,6 +351,7 @@ test_pass(void (*all)(TestDev &), int pdl)
     cudaStreamCreateWithFlags(&t.dev.stream, cudaStreamNonBlocking);
     all(t);
     (void) t.sync();
+    record_end();
     cudaStreamDestroy(t.dev.stream);
 }
 
