@@ -179,15 +179,11 @@ int cu_linear(const cu_dev_t *dev, const cu_linear_t *l, const cu_acts_t *a,
     uint32_t n);
 
 /* out = quantized(silu(gate a) * (up a)) for the families in want; scratch:
- * [n, 2 F] f32; counters: [cu_gate_up_counters()], all zero before the first
- * call, then left to it. One launch where gate and up are of one family and
- * form, and want names none of FP8 and W8A8: up to 16 rows of q8 (8 with two
- * scales a block), 64 of other families. */
+ * [n, 2 F] f32. One launch where gate and up are of one family and form but not
+ * q8, want names none of FP8 and W8A8, and there are up to 64 rows. */
 int cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate,
     const cu_weight_t *up, const cu_acts_t *a, uint32_t n, uint32_t want,
-    const cu_acts_t *out, float *scratch, uint32_t *counters);
-/* How many for up to n rows of F = ffn outputs. Host. */
-size_t cu_gate_up_counters(uint32_t n, uint32_t ffn);
+    const cu_acts_t *out, float *scratch);
 
 /* Bytes of dev->work with which a linear of n rows runs at its best; the
  * most over all matrices is what the arena sets aside. 0: none. Host. */

@@ -106,8 +106,6 @@ arena_cut_work(kern_ctx_t *c, arena_region_t *r)
     c->qkv = arena_cut(r, t * qkv * sizeof(float));
     c->att = arena_cut(r, t * hk * sizeof(float));
     c->gate_up = arena_cut(r, t * 2 * s->ffn * sizeof(float));
-    c->gate_up_counters = arena_cut(r, cu_gate_up_counters(c->rows, s->ffn)
-                                     * sizeof(uint32_t));
     arena_cut_acts(r, &c->acts, t > c->outs ? t : c->outs, s->dim);
     arena_cut_acts(r, &c->acts_att, t, (uint32_t) hk);
     arena_cut_acts(r, &c->acts_hid, t, s->ffn);

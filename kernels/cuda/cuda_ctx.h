@@ -131,7 +131,6 @@ struct kern_ctx_s {
     const float    **norm_from;        /* [2 L + 1] host vector there */
     float           *rope;
     float           *x, *qkv, *att, *gate_up;
-    uint32_t        *gate_up_counters; /* zero between steps */
     cu_acts_t        acts, acts_att, acts_hid;
     void            *attn_work, *sample_work;
 

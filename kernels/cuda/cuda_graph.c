@@ -90,8 +90,7 @@ graph_ffn(kern_ctx_t *c, cu_slot_t *s, const cu_phase_t *ph)
                          graph_want(ph->w[0]) | graph_want(ph->w[1]),
                          &c->acts));
     GRAPH_TRY(c, cu_gate_up(&c->dev, &ph->w[0]->w, &ph->w[1]->w, &c->acts, n,
-                            graph_want(ph->w[2]), &c->acts_hid,
-                            c->gate_up, c->gate_up_counters));
+                            graph_want(ph->w[2]), &c->acts_hid, c->gate_up));
     GRAPH_TRY(c, cu_linear(&c->dev, &down, &c->acts_hid, n));
     return INFER_OK;
 }

@@ -1,7 +1,8 @@
 /*
  * gate_up.cu: cu_gate_up(): the linears of gate and up, silu(gate) * up, and its quantization: one
- * launch for few rows, where both matrices are of one kind and no scale is a whole row's, else a
- * launch for each.
+ * launch for few rows of float families, where both matrices are of one kind and no scale is a
+ * whole row's; else a launch for the linears, if they are alike, and one for the rest. Of q8, a
+ * kernel whose last block of some did the rest was slower (LOG.md).
  */
 
 #include "gemm.h"
@@ -62,15 +63,9 @@ gate_up_linear(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *
     return rc;
 }
 
-size_t
-cu_gate_up_counters(uint32_t n, uint32_t ffn)
-{
-    return (size_t) ((n + CU_BLOCK - 1) / CU_BLOCK) * ((ffn + CU_BLOCK - 1) / CU_BLOCK);
-}
-
 int
 cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up, const cu_acts_t *a,
-    uint32_t n, uint32_t want, const cu_acts_t *out, float *scratch, uint32_t *counters)
+    uint32_t n, uint32_t want, const cu_acts_t *out, float *scratch)
 {
     const uint64_t  count = (uint64_t) n * gate->n_out;
     const dim3      blocks((uint32_t) ((count / 4 + SILU_THREADS - 1) / SILU_THREADS));
@@ -82,11 +77,6 @@ cu_gate_up(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up, 
     }
     if (gate->family != CU_Q8 && cu_gate_up_f_fuses(gate, up, n, want)) {
         return cu_gate_up_f(dev, gate, up, a, n, want, out);
-    }
-    if (gate->family == CU_Q8 && cu_linear_alike(gate, up) && !rows
-        && n <= cu_split_rows(gate->form))
-    {
-        return cu_gate_up_q8(dev, gate, up, a, n, want, out, scratch, counters);
     }
     rc = gate_up_linear(dev, gate, up, a, n, scratch);
     if (rc == INFER_OK) {

@@ -143,12 +143,6 @@ typedef struct {
     uint32_t        n;            /* rows */
     uint32_t        ldy;
     int             add;
-    /* NULL, or the two matrices are gate and up, and the last block of those
-     * that make 32 outputs of both, which have one counter, quantizes
-     * silu(gate) * up into out for the families in want; not by tiles. */
-    uint32_t       *counters;
-    uint32_t        want;
-    cu_acts_t       out;
 } cu_q8_args_t;
 
 /* Whether one launch can do both matrices. */
@@ -158,13 +152,6 @@ int cu_linear_alike(const cu_weight_t *a, const cu_weight_t *b);
 int cu_linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w,
     float *const *y, uint32_t n_parts, const cu_acts_t *a, uint32_t n,
     uint32_t ldy, int add);
-
-/* cu_gate_up() in one launch, for up to cu_split_rows() rows, matrices of the
- * q8 family that are alike and of one n_out, and families without a scale a
- * row. Tiles have no registers left for it: they would spill. */
-int cu_gate_up_q8(const cu_dev_t *dev, const cu_weight_t *gate,
-    const cu_weight_t *up, const cu_acts_t *a, uint32_t n, uint32_t want,
-    const cu_acts_t *out, float *scratch, uint32_t *counters);
 
 /* y (+)= a w^T, equal bits to kern_linear_q8_ref(); chains in registers, any
  * number of rows. The launchers set n_blocks and block0. INFER_OK or

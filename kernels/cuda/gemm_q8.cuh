@@ -1,6 +1,6 @@
 /*
  * gemm_q8.cuh: what the kernels of the q8 family share: a step's fragments, an exact block sum as
- * f32, scales, and the end of gate and up. Layout in gemm.h.
+ * f32, scales. Layout in gemm.h.
  *
  * An mma adds the integer sum of a block to the bits of MAGIC = 1.5 2^23, of which a step of one
  * in the last place is 1: read as f32 and less MAGIC it is the sum, in one addition instead of a
@@ -13,8 +13,7 @@
 #define KERN_CUDA_GEMM_Q8_CUH
 
 #include "gemm.h"
-#include "quant.cuh"
-#include "silu.cuh"
+#include "dev.cuh"
 
 #define Q8_KB  4              /* blocks of a stage: 128 columns */
 
@@ -123,36 +122,6 @@ q8_part(const cu_q8_args_t &p, uint32_t x)
         i++;
     }
     return p.part[i];
-}
-
-/* The end of a block of gate and up: of the `blocks` that make outputs out0 .. out0 + OUTS - 1 of
- * rows row0 .. row0 + ROWS - 1 of both matrices, whose counter this is, the last to come here makes
- * what the next linear reads. All threads come here, the block's results written; smem: of the
- * block, not needed any more. */
-template <int OUTS, int ROWS>
-DEV_INLINE void
-q8_gate_up(unsigned char *smem, const cu_q8_args_t &p, uint32_t *counter, uint32_t blocks,
-    uint32_t out0, uint32_t row0)
-{
-    constexpr uint32_t  quads = OUTS / 4;                  /* of a row */
-    const uint32_t      F = p.part[0].n_out;
-
-    static_assert(OUTS % CU_BLOCK == 0, "a scale's values are in one block");
-
-    if (!dev_is_last(counter, blocks, (uint32_t *) (void *) smem)) {
-        return;
-    }
-    for (uint32_t i = threadIdx.x; i / DEV_WARP * DEV_WARP < quads * ROWS; i += blockDim.x) {
-        const uint32_t  row = row0 + i / quads, out = out0 + i % quads * 4;
-        const uint64_t  at = (uint64_t) row * F + out;
-        const bool      on = row < p.n && out < F && i < quads * ROWS;
-        float           v[4] = {};
-
-        if (on) {
-            silu_mul(v, ld16_l2(p.part[0].y + at), ld16_l2(p.part[1].y + at));
-        }
-        norm_put(p.out, p.want, at, v, on);
-    }
 }
 
 #endif

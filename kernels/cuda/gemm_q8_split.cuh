@@ -468,13 +468,12 @@ struct Q8Consumer {
 
 /* q8_split_k: as q8_tile_k, for n <= COLS
  * launch   (tiles of 16 outputs of all matrices) of WARPS warps for sums, the others for chains
- * math     equal bits to kern_linear_q8_ref; with counters then to kern_silu_mul_ref and
- *          kern_quantize_ref, four blocks for 32 outputs of gate and up
- * traffic  cu_linear_cost(), cu_gate_up_cost()     bound: DRAM; 32 KB of nibbles or 64 KB of bytes
+ * math     equal bits to kern_linear_q8_ref
+ * traffic  cu_linear_cost()     bound: DRAM; 32 KB of nibbles or 64 KB of bytes
  *          are under way in each of two or more blocks of an SM; from 16 rows on the chains
  * measured H200, bench_gemm: head of 128256 x 4096 at 1 row Q4_0 77 us (85 % of the read rate),
  *          Q8_0 126 us (98 %); 6144 x 4096 at 1, 16 rows Q4_0 6.6, 14.7 us (48, 22 %), Q8_0 10.8,
- *          17.8 us (55, 34 %). Gate and up in one launch: not measured
+ *          17.8 us (55, 34 %)
  * source   DESIGN.md 5 */
 template <class C>
 __global__ void __launch_bounds__(C::threads, 2)
@@ -523,12 +522,6 @@ q8_split_k(const cu_q8_args_t p)
     cp_wait<0>();
     if (u >= 0) {
         chain.end(smem, p, s, part, tile, u);
-    }
-    if (p.counters != NULL) {
-        constexpr uint32_t  tiles = CU_BLOCK / CU_TILE;
-
-        q8_gate_up<CU_BLOCK, C::COLS>(smem, p, p.counters + tile / tiles, 2 * tiles,
-                                      tile / tiles * CU_BLOCK, 0);
     }
 }
 

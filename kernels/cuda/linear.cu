@@ -60,23 +60,6 @@ cu_linear_q8(const cu_dev_t *dev, const cu_weight_t *const *w, float *const *y, 
 }
 
 int
-cu_gate_up_q8(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *up,
-    const cu_acts_t *a, uint32_t n, uint32_t want, const cu_acts_t *out, float *scratch,
-    uint32_t *counters)
-{
-    const cu_weight_t *const  w[2] = { gate, up };
-    float *const              y[2] = { scratch, scratch + (uint64_t) n * gate->n_out };
-    cu_q8_args_t              p;
-
-    q8_args(&p, w, y, 2, a, n);
-    p.ldy = gate->n_out;
-    p.counters = counters;
-    p.want = want;
-    p.out = *out;
-    return q8_launch(dev, &p, gate->form);
-}
-
-int
 cu_linear_alike(const cu_weight_t *a, const cu_weight_t *b)
 {
     return a->family == b->family && a->n_in == b->n_in && a->form == b->form

@@ -41,7 +41,6 @@ struct Bench {
     double     rate;              /* bytes a second */
     cu_acts_t  a, out;
     float     *y;
-    uint32_t  *counters;          /* of gate_up */
 };
 
 struct Shape {
@@ -75,7 +74,7 @@ launch(const Bench &b, const cu_weight_t *w, const cu_weight_t *up, uint32_t n)
     l.y = b.y;
     l.ldy = w->n_out;
     rc = up != NULL ? cu_gate_up(&b.dev, w, up, &a, n, 1u << CU_Q8, &b.out,
-                                 b.y, b.counters)
+                                 b.y)
                     : cu_linear(&b.dev, &l, &a, n);
     if (rc != INFER_OK) {
         check(cudaGetLastError(), "launch");
@@ -214,10 +213,6 @@ main(int argc, char **argv)
     acts(b.a, MAX_ROWS, MAX_FFN);
     acts(b.out, MAX_ROWS, MAX_FFN);
     b.y = (float *) device((size_t) MAX_ROWS * 2 * MAX_FFN * 4);
-    b.counters = (uint32_t *) device(cu_gate_up_counters(MAX_ROWS, MAX_FFN)
-                                     * sizeof(uint32_t));
-    check(cudaMemset(b.counters, 0, cu_gate_up_counters(MAX_ROWS, MAX_FFN)
-                                    * sizeof(uint32_t)), "counters");
 
     for (const Shape &s : shapes) {
         if (quick && strcmp(s.name, "8B.o") != 0

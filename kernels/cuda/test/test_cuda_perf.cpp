@@ -107,19 +107,17 @@ gate_up(TestDev &t, uint32_t type, const char *kernel, uint32_t n,
     TestMatrix         gate, up;
     Zeros              x(n, D), out(n, F);
     TestBuf<float>     y(std::vector<float>((size_t) n * 2 * F));
-    TestBuf<uint32_t>  counters(std::vector<uint32_t>(
-                           cu_gate_up_counters(n, F)));
 
     if (!gate.make(type, F, D) || !up.make(type, F, D)) {
         ok(0, "no such matrix");
         return;
     }
-    /* what the blocks hand over lies in L2: written, then read */
+    /* what the two launches hand over lies in L2: written, then read */
     judge(t, text("gate and up %s, %u rows", kern_type_name(type), n),
           kernel, cu_gate_up_cost(&gate.w, &up.w, n, 1u << CU_Q8).bytes
                   + 2 * 8.0 * n * F, b,
           [&] { return cu_gate_up(&t.dev, &gate.w, &up.w, &x.a, n,
-                                  1u << CU_Q8, &out.a, y.p, counters.p); });
+                                  1u << CU_Q8, &out.a, y.p); });
 }
 
 static Bound
