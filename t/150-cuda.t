@@ -14,7 +14,7 @@ use Infer;
 use Infer::Same;
 
 my $real = $ENV{INFER_DEVICE_REAL};
-my $plugin = Infer::emulated_plugin();
+my $plugin = Infer::cuda_plugin();
 plan skip_all => 'the emulated CUDA plugin was not built (make emu)'
     if !$real && !-f $plugin;
 my %cuda = (device => 'cuda', model => $real ? 'slow' : 'cuda');

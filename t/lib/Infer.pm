@@ -54,9 +54,11 @@ sub tokens { return emulated() ? int($_[0] / 10) : $_[0] }
 # A time limit of a test that a first token has to keep, in ms.
 sub in_time { return emulated() ? 4 * $_[0] : $_[0] }
 
-sub emulated_plugin {
+sub cuda_plugin {
     return $ENV{INFER_CUDA_PLUGIN}
-           || build_dir() . '/libngx_infer_cuda_emu.so';
+           || build_dir() . ($ENV{INFER_DEVICE_REAL}
+                             ? '/libngx_infer_cuda.so'
+                             : '/libngx_infer_cuda_emu.so');
 }
 
 sub model_path {
@@ -124,9 +126,8 @@ sub conf_text {
     $extra .= ' gpu_memory 1g;'
         if $ENV{INFER_DEVICE_REAL} && $extra =~ /device cuda/
            && $extra !~ /\b(?:gpu_memory|kv_cache)\b/;
-    $engine .= ' env=INFER_CUDA_PLUGIN=' . emulated_plugin()
-        if $extra =~ /device cuda/ && !$ENV{INFER_DEVICE_REAL}
-           && $engine !~ /INFER_CUDA_PLUGIN/;
+    $engine .= ' env=INFER_CUDA_PLUGIN=' . cuda_plugin()
+        if $extra =~ /device cuda/ && $engine !~ /INFER_CUDA_PLUGIN/;
     my $level = $ENV{INFER_DEBUG_LOG} ? 'debug' : 'info';
     my ($main, $events, $http, $server) =
         map { defined $c{$_} ? $c{$_} : '' } qw(main events http server);

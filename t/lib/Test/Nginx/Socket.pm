@@ -66,7 +66,7 @@ sub on_device () {
         "$open device $device;$rest"
     }ge;
     return $http if !Infer::emulated();
-    my $env = ' env=INFER_CUDA_PLUGIN=' . Infer::emulated_plugin();
+    my $env = ' env=INFER_CUDA_PLUGIN=' . Infer::cuda_plugin();
     for my $zone (sort keys %zones) {
         $http =~ s/\binfer_engine +\Q$zone\E\b[^;]*/$&$env/
             or $http = "infer_engine $zone$env; $http";
