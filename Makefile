@@ -247,11 +247,12 @@ test-sanitizer:
 # The module and the engine instrumented, under a stock nginx.
 ASAN_TESTS := t/020-http.t t/100-stream.t t/110-kill-engine.t \
               t/113-cancel.t t/118-limits.t t/120-kv.t t/121-slow.t \
-              t/125-deadline.t \
+              t/124-hang.t t/125-deadline.t t/126-step.t \
               t/160-cache.t t/161-join.t t/163-refresh.t t/164-pace.t \
-              t/167-hit.t t/168-hit-shared.t \
+              t/165-join-bus.t t/167-hit.t t/168-hit-shared.t \
               t/169-single.t t/170-redis.t t/171-redis-lock.t \
-              t/172-cluster.t t/173-redis-lane.t t/174-redis-stale.t
+              t/172-cluster.t t/173-redis-lane.t t/174-redis-stale.t \
+              t/175-join-begun.t t/176-purge-race.t
 test-nginx-sanitizer:
 	@$(MAKE) --no-print-directory $(JOBS) SANITIZER=address,undefined all tiny
 	BUILD=build-address-undefined INFER_SHORT=1 \
