@@ -430,6 +430,12 @@ infer_seq_accept(infer_seq_t *q, int32_t id, infer_record_t *rec)
 
     if (rec->flags & INFER_REC_END) {
         infer_stream_finish(q->stream, &out, &len);
+
+        /* one that waited for another, which did not come */
+        if (infer_stream_matched(q->stream) >= 0) {
+            rec->flags |= INFER_REC_STOP;
+            q->finish = INFER_FINISH_STOP;
+        }
     }
 
     rec->visible = (uint32_t) infer_stream_visible(q->stream);

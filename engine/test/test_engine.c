@@ -129,6 +129,58 @@ test_together(test_t *t)
        "and the statistics know it");
 }
 
+/* Text of the first records of an answer, as far as it is shown with them. */
+static size_t
+shown(const infer_text_t *text, const site_out_t *o, uint32_t n, char *to,
+    size_t most)
+{
+    size_t           len, at = 0;
+    uint32_t         i;
+    const char      *out;
+    infer_stream_t  *st;
+
+    if (infer_stream_new(&st, text, NULL, NULL, 0, 0) != INFER_OK) {
+        site_bail("no memory");
+    }
+    for (i = 0; i < n; i++) {
+        (void) infer_stream_put(st, o->rec[i].id, 0, &out, &len);
+        len = len < most - at ? len : most - at;
+        memcpy(to + at, out, len);
+        at += len;
+    }
+    infer_stream_free(st);
+
+    return at;
+}
+
+/* One stop string is there, another that begins before it may still come:
+ * the last token that there may be decides. */
+static void
+test_stop_at_end(test_t *t, const infer_text_t *text)
+{
+    char              stop[2 * (2 + 255)];
+    size_t            len = shown(text, &t->want[0], 8, stop + 2, 254);
+    uint16_t          n = (uint16_t) (len + 1), m = (uint16_t) (len - 1);
+    infer_ref_t       ref;
+    infer_sampling_t  p = params(0, 8);
+
+    memcpy(stop, &n, 2);
+    stop[2 + len] = '\1';
+    memcpy(stop + 2 + n, &m, 2);
+    memcpy(stop + 2 + n + 2, stop + 3, m);
+
+    ref = site_fill(&t->s, 20, 0, &p);
+    (void) infer_slot_put(&t->s.bus, ref, INFER_EXT_STOPS, stop,
+                          2u + n + 2u + m);
+    t->s.bus.slot[ref.slot].n_stops = 2;
+    site_submit(&t->s, ref);
+    site_finish(&t->s, ref, &t->got);
+    ok(len > 2 && t->got.finish == INFER_FINISH_STOP && t->got.n == 8
+       && t->got.rec[7].flags == (INFER_REC_END | INFER_REC_STOP)
+       && t->got.rec[7].visible == 1,
+       "one that waits for another is a stop at the last token, too");
+}
+
 static void
 test_stops(test_t *t)
 {
@@ -172,6 +224,7 @@ test_stops(test_t *t)
     n = (uint16_t) (len > 64 ? 64 : len);
     memcpy(stop, &n, 2);
     memcpy(stop + 2, piece, n);
+    test_stop_at_end(t, text);
     infer_text_close(text);
     munmap(image, (size_t) bytes);
 
