@@ -267,7 +267,6 @@ sched_admit(infer_sched_t *s)
 
         sched_take_out(s->waiting, &s->n_waiting, q);
         q->state = INFER_SEQ_RUNNING;
-        q->started = 1;
         sched_insert(s->running, &s->n_running, q);
     }
 }
@@ -378,6 +377,7 @@ sched_put(infer_plan_t *plan, infer_sched_seq_t *q, uint32_t rows)
     item->n_rows = rows;
     item->pos0 = q->n_kv;
     item->sample = rows == sched_pending(q);
+    q->started = 1;
     plan->n_rows += rows;
 }
 

@@ -659,6 +659,19 @@ test_deadlines(void)
     ok(infer_sched_expired(&w.s, 5000, &finish) == NULL,
        "the queue's deadline is void for one that had started");
     world_close(&w);
+
+    /* a place, but no row: the batch is another's */
+    world_open(&w, 2, 64, 100);
+    a = add(&w, 200);
+    b = add(&w, 10);
+    b->queue_deadline_us = 700;
+    step(&w, 1);
+    ok(planned(&w, a) != NULL && planned(&w, b) == NULL
+       && b->state == INFER_SEQ_RUNNING
+       && infer_sched_expired(&w.s, 700, &finish) == b
+       && finish == INFER_FINISH_TIMEOUT_QUEUE,
+       "one that was in no batch has not started");
+    world_close(&w);
 }
 
 static void
