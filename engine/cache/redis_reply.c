@@ -163,7 +163,9 @@ reply_may_fit(const redisReader *r, const redis_budget_t *b)
     if (r->ridx < 0 || n == 0) {
         return 1;
     }
-    if (memchr(p, '\r', n < REDIS_LINE_MAX ? n : REDIS_LINE_MAX) == NULL) {
+    if (memmem(p, n < REDIS_LINE_MAX ? n : REDIS_LINE_MAX, "\r\n", 2)
+        == NULL)
+    {
         return n < REDIS_LINE_MAX;
     }
     if (r->rstack[r->ridx].type != REDIS_REPLY_STRING) {

@@ -242,7 +242,8 @@ test_odd(void)
        "no memory for what is only claimed");
 }
 
-/* A large line, and a large value, never come to an end. */
+/* A large line, also one with half of an end in it, and a large value never
+ * come to an end. */
 static void
 test_endless(void)
 {
@@ -251,12 +252,13 @@ test_endless(void)
     size_t               fed;
     infer_redis_got_t    got;
     infer_redis_lane_t  *l;
+    static const char   *begin[] = { "+", "$4096\r\n", "+OK\r", "$12\r", "$\r",
+                                     "-\r" };
 
     memset(block, 'x', sizeof(block));
-    for (k = 0; k < 2; k++) {
+    for (k = 0; k < (int) (sizeof(begin) / sizeof(begin[0])); k++) {
         l = t_asked(1, none, 0);
-        rc = infer_redis_lane_feed(l, k == 0 ? "+" : "$4096\r\n",
-                                   k == 0 ? 1 : 7);
+        rc = infer_redis_lane_feed(l, begin[k], strlen(begin[k]));
         fed = 0;
         for (i = 0; rc == INFER_OK && i < 64; i++) {
             bad |= infer_redis_lane_feed(l, block, sizeof(block)) != INFER_OK;
