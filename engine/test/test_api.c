@@ -382,6 +382,10 @@ test_budget(void)
     max_is(",\"max_tokens\":1000000000000", 0, 0, 254);
     max_is(",\"max_tokens\":7,\"max_completion_tokens\":8", 0, 0, 8);
 
+    ok(prep(COMP, "{\"prompt\":\"x\",\"top_k\":3000000000}") == NULL
+       && strcmp(error.message, "'top_k' is too large.") == 0,
+       "what is too large is not called too small: %s", error.message);
+
     memset(body, 'x', sizeof(body));
     memcpy(body, "{\"prompt\":\"", 11);
     memcpy(body + 11 + 254, "\"}", 3);           /* 254 and BOS: 255 */

@@ -127,7 +127,9 @@ api_int(api_ctx_t *c, const char *name, int64_t min, int64_t max,
     }
 
     if (i < min || i > max) {
-        return max >= INT32_MAX
+        return max >= INT32_MAX && i > max
+               ? api_invalid(c, name, "'%s' is too large.", name)
+               : max >= INT32_MAX
                ? api_invalid(c, name, "'%s' must be at least %lld.", name,
                              (long long) min)
                : api_invalid(c, name, "'%s' must be from %lld to %lld.", name,
