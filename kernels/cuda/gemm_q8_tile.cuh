@@ -16,6 +16,8 @@ struct Q8Tile {
     static constexpr int  form = FORM;
     static constexpr int  WM = WM_, WN = WN_, MT = MT_, NT = NT_;
     static constexpr int  STAGES = STAGES_, BLOCKS = BLOCKS_;
+    /* pairs of blocks that follow each other in the code; f32 minima would spill */
+    static constexpr int  PAIRS = F::min && F::t.scale == 4 && MT * NT > 4 ? 1 : 2;
     static constexpr int  tiles = WM * MT;                 /* of 16 outputs */
     static constexpr int  BM = tiles * CU_TILE, BN = WN * NT * 8;
     static constexpr int  threads = WM * WN * DEV_WARP;
@@ -233,7 +235,7 @@ q8_tile_stage(Q8Acc<C> &x, const unsigned char *stage, int tile, int row)
     uint4          w[C::MT] = {};
     float          dw[C::MT][2][4] = {}, m[F::min ? C::MT : 1][2][4] = {};
 
-#pragma unroll 1
+#pragma unroll (C::PAIRS)
     for (int pair = 0; pair < Q8_KB / 2; pair++) {
 #pragma unroll
         for (int mt = 0; mt < C::MT; mt++) {
@@ -300,7 +302,9 @@ q8_tile_store(const Q8Acc<C> &x, const cu_q8_args_t &p, const cu_q8_part_t &part
  *          f32 operations a lane for each output and block beside an mma of 4096 products for 128
  *          outputs
  * measured H200, bench_gemm, 6144 x 4096 at 64 rows: Q4_0 22.7 us, Q8_0 25.3 us (16, 25 % of the
- *          read rate); at 2,048 450 and 435 us (229, 237 TOP/s).
+ *          read rate); at 2,048 450 and 435 us (229, 237 TOP/s); before pairs of blocks were
+ *          unrolled, which takes instructions for an mma from 33.1 to 28.3 and 30.8 to 26.1 at 64
+ *          rows, 21.3 to 19.4 and 20.3 to 18.4 at 2,048 (SASS of sm_90a). Not measured since
  * source   DESIGN.md 5; PTX ISA for fragments */
 template <class C>
 __global__ void __launch_bounds__(C::threads, C::BLOCKS)
