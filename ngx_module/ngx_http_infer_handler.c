@@ -181,6 +181,7 @@ ngx_http_infer_route(ngx_http_request_t *r, ngx_str_t *rest)
     }
 
     if (rest->len == 0 || !plain) {
+        rest->len = 0;
         return ngx_http_infer_route_suffix(&r->uri);
     }
 

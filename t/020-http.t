@@ -263,3 +263,15 @@ POST /v1/completions
 --- request
 GET /v1/models
 --- response_body_like: "list"
+
+=== TEST 29: models where a location names no prefix
+--- config
+    location = /hello/models { infer tiny; }
+    location ~ ^/world/ { infer tiny; }
+    location / { infer tiny; }
+--- pipelined_requests eval
+["GET /hello/models", "GET /world/models", "GET /world/v1/models"]
+--- error_code eval
+[200, 200, 200]
+--- response_body_like eval
+['"object": ?"list"', '"object": ?"list"', '"object": ?"list"']
