@@ -634,6 +634,10 @@ ngx_http_infer_output_timeout(ngx_http_infer_ctx_t *ctx, ngx_uint_t status)
 
     ngx_str_set(&ctx->info.finish_reason, "timeout");
 
+    /* the request may outlive its answer */
+
+    ngx_http_infer_drop(ctx);
+
     if (ctx->blocked) {
         ngx_http_infer_finalize(ctx, NGX_ERROR);
         return;

@@ -577,12 +577,7 @@ ngx_http_infer_cancel(void *data)
 {
     ngx_http_infer_ctx_t *ctx = data;
 
-    if (ctx->job) {
-        ctx->job->ctx = NULL;
-        ctx->job = NULL;
-    }
-
-    ngx_http_infer_cache_redis_forget(ctx);
+    ngx_http_infer_drop(ctx);
     ngx_http_infer_event_forget(ctx);
     ngx_http_infer_release_all(ctx);
 
@@ -590,6 +585,20 @@ ngx_http_infer_cancel(void *data)
         ctx->done = 1;
         ngx_http_infer_gone(ctx);
     }
+}
+
+
+/* What is under way in threads for it, or asked for again, is nobody's. */
+
+void
+ngx_http_infer_drop(ngx_http_infer_ctx_t *ctx)
+{
+    if (ctx->job) {
+        ctx->job->ctx = NULL;
+        ctx->job = NULL;
+    }
+
+    ngx_http_infer_cache_redis_forget(ctx);
 }
 
 

@@ -128,6 +128,7 @@ ngx_http_infer_ctx_t *ngx_http_infer_get_ctx(ngx_http_request_t *r);
 void ngx_http_infer_body_handler(ngx_http_request_t *r);
 ngx_int_t ngx_http_infer_proceed(ngx_http_infer_ctx_t *ctx, ngx_int_t rc);
 void ngx_http_infer_watch_client(ngx_http_request_t *r);
+void ngx_http_infer_drop(ngx_http_infer_ctx_t *ctx);
 void ngx_http_infer_gone(ngx_http_infer_ctx_t *ctx);
 ngx_int_t ngx_http_infer_own(ngx_http_infer_ctx_t *ctx);
 

@@ -1,0 +1,61 @@
+#!/usr/bin/perl
+# 127-late.t: what comes when a request has its answer already. A job of the
+# thread pool that is done after the queue's time was over, while nginx still
+# has the request (a client that sent more than its body): nothing is sent
+# twice, nothing runs on.
+use strict;
+use warnings;
+use lib 't/lib';
+use Test::More;
+use Infer;
+
+my $t = Infer->new(model => 'tiny', workers => 1,
+    main => 'thread_pool one threads=1 max_queue=64;',
+    http => 'client_max_body_size 64m; client_body_buffer_size 64m;
+             lingering_timeout 30s; lingering_time 60s;',
+    server => 'location /slow/ { infer m; infer_thread_pool one; }
+        location /late/ { infer m; infer_thread_pool one;
+                          infer_timeout queue=50ms; }',
+)->start;
+$t->allow(qr/infer answers 503:/, qr/deadline passed without the engine/);
+
+sub done {
+    return $t->wait_for(sub { $t->metric('ngx_infer_slots_used') == 0 }, 10);
+}
+
+my %ask = (prompt => 'abc', max_tokens => 4, temperature => 0,
+           ignore_eos => JSON::PP::true);
+
+# Bytes behind the body keep a request until they have been read.
+sub late {
+    my ($path) = @_;
+    my $c = $t->client;
+    my $body = JSON::PP->new->encode({ %ask });
+    $c->{method} = 'POST';
+    $c->send_raw("POST /late/v1/$path HTTP/1.1\r\nHost: a\r\n"
+        . "Content-Type: application/json\r\nConnection: close\r\n"
+        . 'Content-Length: ' . length($body) . "\r\n\r\n$body\r\n");
+    return $c;
+}
+
+# the only thread is busy for longer than that, sooner or later
+my ($n, @late, @status) = (40_000);
+for (1 .. 6) {
+    my $big = $t->client;
+    $big->send('POST', '/slow/v1/tokenize', { prompt => 'abcdefghi ' x $n });
+    @late = map { late($_) } 'completions', 'tokenize';
+    @status = map { $_->response->{status} } @late;
+    $big->head;
+    $big->close;
+    last if "@status" eq '503 503';
+    $n *= 2;
+}
+is("@status", '503 503', 'the time of the queue is over: 503');
+is($t->post('/slow/v1/tokenize', { prompt => 'abc' })->{status}, 200,
+   'the thread is free again');
+is($_->{in}, '', 'and that was the answer') for @late;
+ok(done(), 'nothing runs');
+$_->close for @late;
+
+$t->finish;
+done_testing;
