@@ -750,6 +750,12 @@ ngx_http_infer_flush(ngx_http_infer_ctx_t *ctx, u_char *data, size_t len,
         return NGX_ERROR;
     }
 
+    /* a mirror's copy has no client */
+
+    if (r->header_only) {
+        return NGX_OK;
+    }
+
     out = ngx_chain_get_free_buf(r->pool, &ctx->free);
     if (out == NULL) {
         return NGX_ERROR;

@@ -2,7 +2,8 @@
 # 127-late.t: what comes when a request has its answer already. A job of the
 # thread pool that is done after the queue's time was over, while nginx still
 # has the request (a client that sent more than its body): nothing is sent
-# twice, nothing runs on.
+# twice, nothing runs on. And a mirror's copy, which has no client: it runs to
+# its end and leaves nothing behind.
 use strict;
 use warnings;
 use lib 't/lib';
@@ -15,7 +16,9 @@ my $t = Infer->new(model => 'tiny', workers => 1,
              lingering_timeout 30s; lingering_time 60s;',
     server => 'location /slow/ { infer m; infer_thread_pool one; }
         location /late/ { infer m; infer_thread_pool one;
-                          infer_timeout queue=50ms; }',
+                          infer_timeout queue=50ms; }
+        location /both/ { mirror /copy/completions; infer m; }
+        location /copy/ { internal; infer m; }',
 )->start;
 $t->allow(qr/infer answers 503:/, qr/deadline passed without the engine/);
 
@@ -57,5 +60,12 @@ is($_->{in}, '', 'and that was the answer') for @late;
 ok(done(), 'nothing runs');
 $_->close for @late;
 
+# copies
+is($t->post('/both/v1/completions', { %ask })->{status}, 200,
+   'a request with a copy');
+ok(done(), 'both are done');
+my $s = $t->stream('/both/v1/completions', { %ask });
+is($s->collect->{done}, 1, 'a stream with a copy is whole');
+ok(done(), 'both are done');
 $t->finish;
 done_testing;
