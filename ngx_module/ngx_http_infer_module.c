@@ -36,6 +36,8 @@ static char *ngx_http_infer_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static void ngx_http_infer_merge_sampling(ngx_http_infer_loc_conf_t *prev,
     ngx_http_infer_loc_conf_t *conf);
+static void ngx_http_infer_merge_purge(ngx_conf_t *cf,
+    ngx_http_infer_loc_conf_t *prev, ngx_http_infer_loc_conf_t *conf);
 static char *ngx_http_infer_merge_target(ngx_conf_t *cf,
     ngx_http_infer_loc_conf_t *prev, ngx_http_infer_loc_conf_t *conf);
 
@@ -624,6 +626,7 @@ ngx_http_infer_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_msec_value(conf->ping, prev->ping, 15000);
 
     (void) ngx_http_infer_cache_merge_conf(&prev->cache, &conf->cache);
+    ngx_http_infer_merge_purge(cf, prev, conf);
 
     return ngx_http_infer_merge_target(cf, prev, conf);
 }
@@ -662,6 +665,30 @@ ngx_http_infer_merge_sampling(ngx_http_infer_loc_conf_t *prev,
 #undef ngx_http_infer_merge_key
 
     conf->sampling_set |= prev->sampling_set;
+}
+
+
+/* like infer: not inherited, but for the blocks within its location */
+
+static void
+ngx_http_infer_merge_purge(ngx_conf_t *cf, ngx_http_infer_loc_conf_t *prev,
+    ngx_http_infer_loc_conf_t *conf)
+{
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    if (conf->cache.purge != NULL || !(clcf->noname || clcf->lmt_excpt)) {
+        return;
+    }
+
+    conf->cache.purge = prev->cache.purge;
+
+    if (conf->cache.purge != NULL && clcf->lmt_excpt
+        && clcf->handler == NULL)
+    {
+        clcf->handler = ngx_http_infer_purge_handler;
+    }
 }
 
 

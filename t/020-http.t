@@ -275,3 +275,17 @@ GET /v1/models
 [200, 200, 200]
 --- response_body_like eval
 ['"object": ?"list"', '"object": ?"list"', '"object": ?"list"']
+
+=== TEST 30: purges in blocks of their location
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_cache_zone answers 1m;
+--- config
+    location /if { infer_cache_purge answers; if ($args) { set $a 1; } }
+    location /except { infer_cache_purge answers;
+                       limit_except DELETE { allow all; } }
+    location / { infer tiny; }
+--- pipelined_requests eval
+["POST /if?all", "POST /except?all", "DELETE /except?all"]
+--- response_body_like eval
+['"purged":true', '"purged":true', '"purged":true']
