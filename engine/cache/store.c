@@ -191,6 +191,8 @@ static int
 store_take(const infer_store_t *c, store_shard_t *s, const store_entry_t *e,
     infer_store_get_t *g)
 {
+    int64_t  age;
+
     g->stale = g->now_ms >= e->fresh_ms;
     g->value = NULL;
     g->value_len = e->value_len;
@@ -201,7 +203,9 @@ store_take(const infer_store_t *c, store_shard_t *s, const store_entry_t *e,
         }
         store_read_value(s, e, g->value);
     }
-    g->age_ms = g->now_ms > e->born_ms ? g->now_ms - e->born_ms : 0;
+    /* one that came from elsewhere may be older than the clock */
+    age = (int64_t) (g->now_ms - e->born_ms);
+    g->age_ms = age > 0 ? (uint64_t) age : 0;
     g->left_ms = g->stale ? 0 : e->fresh_ms - g->now_ms;
     return INFER_OK;
 }

@@ -234,6 +234,10 @@ test_times(void)
     infer_store_purge_all(&s);
     ok(test_get(&s, 1, 0, &g) == INFER_AGAIN
        && test_get(&s, 2, 0, &g) == INFER_AGAIN, "all are purged");
+
+    (void) test_put(&s, 2, 100, (uint64_t) -400);
+    ok(test_get(&s, 2, 100, &g) == INFER_OK && !g.stale && g.left_ms == 500
+       && g.age_ms == 500, "older than the clock");
 }
 
 /* Entries of the store, by looking. */
