@@ -484,6 +484,7 @@ ngx_http_infer_l2_keep(ngx_http_infer_ctx_t *ctx, infer_store_get_t *g)
     p.stale_ms = ngx_http_infer_cache_stale_ms(cc->conf);
     p.tag = cc->tag;
     p.origin = ngx_http_infer_cache_origin(cc->log_key);
+    p.epochs = &cc->epochs;
 
     if (infer_store_put(store, cc->log_key, &p) == INFER_OK
         && atomic_load(&cache->shm->purges) != cc->l2->purges)
