@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Reads what `nvcc -Xptxas -v` printed and fails on spills, on stack frames
-and on kernels that use more registers than recorded.
+"""Reads what `nvcc -Xptxas -v` printed and fails on spills, on stack frames,
+on wgmma that ptxas makes wait for each other, and on kernels that use more
+registers than recorded.
 
     ptxas_check.py [--compiler=VERSION] FILE...    check
     ptxas_check.py [--compiler=VERSION] --record FILE...
@@ -25,6 +26,8 @@ COMPILING = re.compile(r"Compiling entry function '([^']+)' for '([^']+)'")
 PROPERTIES = re.compile(r"Function properties for (\S+)")
 MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, "
                     r"(\d+) bytes spill loads")
+SERIAL = re.compile(r"wgmma.mma_async instructions are serialized due to (.*) "
+                    r"(?:for|in) the function '([^']+)'")
 USED = re.compile(r"Used (\d+) registers")
 
 
@@ -51,6 +54,11 @@ def read_report(lines):
             if stack:
                 faults.append((arch, function,
                                "has a stack frame of %d bytes" % stack))
+            continue
+        m = SERIAL.search(line)
+        if m:
+            faults.append(("wgmma", m.group(2), "waits for each: "
+                           + m.group(1)))
             continue
         m = USED.search(line)
         if m and kernel:

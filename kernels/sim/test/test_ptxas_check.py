@@ -57,6 +57,11 @@ ok("stack frame of 16" in verdict(REPORT % (16, 0, 0, 0), BOTH)[0][0],
    "a stack frame fails")
 ok("helper has a stack frame" in verdict(REPORT % (0, 0, 0, 32), BOTH)[0][0],
    "so does one of a device function")
+ok(verdict("ptxas info    : (C7512) Potential Performance Loss: wgmma.mma_async "
+           "instructions are serialized due to insufficient register "
+           "resources for the function '_Z3a_kPf'\n" + CLEAN, BOTH)[0]
+   == ["wgmma: _Z3a_kPf waits for each: insufficient register resources"],
+   "wgmma made to wait fail")
 with tempfile.TemporaryDirectory() as d:
     path = os.path.join(d, "registers.txt")
     r, faults = p.read_report((REPORT % (0, 4, 4, 0)).splitlines())
