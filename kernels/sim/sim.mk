@@ -64,9 +64,8 @@ $(EMU)/obj/%.o: %.c | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
 	$(call say,EMU,$<)
 	$(Q)$(CC) $(EMU_CFLAGS) -MMD -MP -c -o $@ $<
-# The emulator's own tests have kernels in them.
-$(EMU)/chk/obj/kernels/sim/test/%.o: kernels/sim/test/%.cpp \
-    | $(BUILD)/infer_build_id.h
+# The emulator's own tests have kernels in them, and so has a candidate's.
+$(EMU)/chk/obj/%.o: %.cpp | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
 	$(call say,CHECK,$<)
 	$(Q)$(EMU_CXX) $(EMU_FLAGS) $(EMU_CHECK) -MMD -MP -c -o $@ $<
@@ -86,6 +85,11 @@ $(EMU)/test_cuda_%: $(EMU)/obj/kernels/cuda/test/test_cuda_%.o $(SIM_OBJ) \
 	$(Q)$(EMU_LINK)
 $(EMU)/chk/test_cuda_%: $(EMU)/obj/kernels/cuda/test/test_cuda_%.o \
     $(SIM_OBJ) $(SIM_CHECK_OBJ) $(SIM_BLAS) $(EMU)/libcuda_chk.a $(BUILD)/libinfer.a
+	$(call say,LINK,$@)
+	$(Q)$(EMU_LINK)
+$(EMU)/chk/test_cuda_q8_wg: \
+    $(EMU)/chk/obj/kernels/cuda/test/test_cuda_q8_wg.o $(SIM_OBJ) \
+    $(SIM_CHECK_OBJ) $(SIM_BLAS) $(EMU)/libcuda_chk.a $(BUILD)/libinfer.a
 	$(call say,LINK,$@)
 	$(Q)$(EMU_LINK)
 $(EMU)/test_%: $(EMU)/obj/kernels/sim/test/test_%.o $(SIM_OBJ) $(SIM_BLAS)
