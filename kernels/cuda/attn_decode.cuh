@@ -25,6 +25,7 @@
 
 #define DEC_WARPS  4                          /* a page each: a chunk */
 #define DEC_HEADS  8                          /* of a pass */
+#define DEC_BATCH  8                          /* parts whose results are under way at a time */
 #define DEC_TILES  (KERN_PAGE_TOKENS / 8)     /* of keys, in a page */
 
 static_assert(DEC_WARPS * KERN_PAGE_TOKENS == CU_CHUNK, "a warp has a page of the chunk");
@@ -33,6 +34,7 @@ static_assert(DEC_WARPS * KERN_PAGE_TOKENS == CU_CHUNK, "a warp has a page of th
 template <int D>
 struct dec_smem_t {
     static const int  SPANS = (D + 31) / 32;
+    static const int  LANES = D == 80 || D == 96 ? 32 : D / 4;     /* threads for a head's result */
 
     uint4  q[2][SPANS * DEV_WARP + 4];        /* fragments of hi and lo; halves on other banks */
     float  q_inv[DEC_HEADS];                  /* what scores are multiplied with */
@@ -51,27 +53,35 @@ dec_smem_bytes(uint32_t heads)
     return sizeof(dec_smem_t<D>) + (size_t) (1 + 2 * DEC_WARPS) * heads * D * sizeof(float);
 }
 
-/* One value of the result and its quantized forms. All lanes of the warp have neighbouring columns;
- * lane 0's is a multiple of 32 where something is wanted. */
+/* Four neighbouring values of the result and their quantized forms, if on. All lanes of the warp
+ * come here, eight with neighbouring columns from a multiple of 32 on where something is wanted. */
 DEV_INLINE void
-attn_put(const attn_job_t &job, uint32_t row, uint32_t col, float v)
+attn_put(const attn_job_t &job, uint32_t row, uint32_t col, const float v[4], bool on)
 {
     const cu_acts_t  &a = job.acts;
     size_t            at = (size_t) row * job.a.n_heads * job.a.head_dim + col;
-    uint32_t          amax = __float_as_uint(v) & 0x7fffffff;
 
-    job.out[at] = v;
-    if (job.want & (1u << CU_BF16 | 1u << CU_W4A16)) {
-        a.h[at] = dev_to_bf16(v);
+    if (on) {
+        stf4(job.out + at, make_float4(v[0], v[1], v[2], v[3]));
     }
-    if (job.want & 1u << CU_F16) {
-        a.h[at] = dev_to_f16(v);
+    if (on && job.want & (1u << CU_BF16 | 1u << CU_W4A16)) {
+        st8(a.h + at, make_uint2(dev_to_bf16(v[0]) | (uint32_t) dev_to_bf16(v[1]) << 16,
+                                 dev_to_bf16(v[2]) | (uint32_t) dev_to_bf16(v[3]) << 16));
+    }
+    if (on && job.want & 1u << CU_F16) {
+        st8(a.h + at, make_uint2(dev_to_f16(v[0]) | (uint32_t) dev_to_f16(v[1]) << 16,
+                                 dev_to_f16(v[2]) | (uint32_t) dev_to_f16(v[3]) << 16));
     }
     if (job.want & 1u << CU_Q8) {             /* ref's rules, see norm.cu */
-        float  d, inv;
-        int    q, sum;
+        uint32_t  amax = 0, word = 0;
+        float     d, inv;
+        int       sum = 0;
 
-        for (int o = DEV_WARP / 2; o > 0; o /= 2) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            amax = max(amax, __float_as_uint(v[i]) & 0x7fffffff);
+        }
+        for (int o = 4; o > 0; o /= 2) {
             amax = max(amax, __shfl_xor_sync(~0u, amax, o));
         }
         d = amax < 0x0d800000 ? 0 : __uint_as_float(amax) / 127.0f;
@@ -80,17 +90,23 @@ attn_put(const attn_job_t &job, uint32_t row, uint32_t col, float v)
             d = __uint_as_float(0x7fc00000);
             inv = 0;
         }
-        q = inv == 0 ? 0 : __float2int_rn(v * inv);
-        sum = q;
-        for (int o = 1; o < 16; o *= 2) {
-            sum += __shfl_xor_sync(~0u, sum, o);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int  q = inv == 0 ? 0 : __float2int_rn(v[i] * inv);
+
+            sum += q;
+            word |= ((uint32_t) q & 0xff) << 8 * i;
         }
-        a.q[at] = (int8_t) q;
-        if (at % 16 == 0) {
-            a.dsum2[at / 16] = d * (float) sum;
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        if (on) {
+            *(uint32_t *) (a.q + at) = word;
+            if (at % 16 == 0) {
+                a.dsum2[at / 16] = d * (float) sum;
+            }
         }
-        sum += __shfl_xor_sync(~0u, sum, 16);
-        if (at % 32 == 0) {
+        sum += __shfl_xor_sync(~0u, sum, 4);
+        if (on && at % 32 == 0) {
             a.d[at / 32] = d;
             a.dsum[at / 32] = d * (float) sum;
         }
@@ -136,46 +152,76 @@ dec_mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
     }
 }
 
-/* Rotates and scales n heads of a query into fragments, a warp a head. Each is brought near 2^10 by a
- * power of two, so that low halves keep their bits in f16. */
+/* The lane's pairs of the table for a position. */
+template <int D>
+DEV_INLINE void
+dec_rope(float2 t[(D + 63) / 64], const attn_job_t &job, uint32_t pos)
+{
+#pragma unroll
+    for (uint32_t j = 0; j < (D + 63) / 64; j++) {
+        uint32_t  d = 64 * j + threadIdx.x % DEV_WARP * 2;
+
+        t[j] = d < job.a.rope_dim ? ldf2(rope_row(job.a, pos) + d) : make_float2(0, 0);
+    }
+}
+
+/* The lane's pairs of a head of qkv; zeros where there are none. */
+template <int D>
+DEV_INLINE void
+dec_pairs(float2 v[(D + 63) / 64], const float *x, bool on)
+{
+#pragma unroll
+    for (uint32_t j = 0; j < (D + 63) / 64; j++) {
+        uint32_t  d = 64 * j + threadIdx.x % DEV_WARP * 2;
+
+        v[j] = on && d < D ? ldf2(x + d) : make_float2(0, 0);
+    }
+}
+
+/* As rope_pair() does it. */
+template <int D>
+DEV_INLINE void
+dec_rotate(float2 v[(D + 63) / 64], const float2 t[(D + 63) / 64], uint32_t rope_dim)
+{
+#pragma unroll
+    for (uint32_t j = 0; j < (D + 63) / 64; j++) {
+        if (64 * j + threadIdx.x % DEV_WARP * 2 < rope_dim) {
+            v[j] = make_float2(fmaf(v[j].x, t[j].x, v[j].y * -t[j].y),
+                               fmaf(v[j].y, t[j].x, v[j].x * t[j].y));
+        }
+    }
+}
+
+/* A warp scales a rotated head into fragments. It is brought near 2^10 by a power of two, so that
+ * low halves keep their bits in f16. */
 template <uint32_t TYPE, int D>
 DEV_INLINE void
-dec_query(dec_smem_t<D> *sm, const attn_job_t &job, const float *q, const float *table, uint32_t n)
+dec_query(dec_smem_t<D> *sm, float2 v[(D + 63) / 64], uint32_t h, float scale)
 {
-    const uint32_t  lane = threadIdx.x % DEV_WARP, pairs = (D + 63) / 64;
-
-    for (uint32_t h = threadIdx.x / DEV_WARP; h < DEC_HEADS; h += DEC_WARPS) {
-        float2    v[(D + 63) / 64];
-        float     top = 0, f;
-        uint32_t  e;
+    const uint32_t  lane = threadIdx.x % DEV_WARP;
+    float           top = 0, f;
+    uint32_t        e;
 
 #pragma unroll
-        for (uint32_t j = 0; j < pairs; j++) {
-            uint32_t  d = 64 * j + 2 * lane;
-
-            v[j] = make_float2(0, 0);
-            if (h < n && d < D) {
-                v[j] = rope_pair(q + h * D, d, table, job.a.rope_dim);
-                v[j].x *= job.scale;
-                v[j].y *= job.scale;
-            }
-            top = fmaxf(top, fmaxf(fabsf(v[j].x), fabsf(v[j].y)));
-        }
-        e = __float_as_uint(warp_max(top)) >> 23;
-        e = e < 11 ? 11 : e;
-        f = __uint_as_float(e == 255 ? 0x7fc00000 : (264 - e) << 23);    /* infinity: NaN */
-        if (lane == 0) {
-            sm->q_inv[h] = __uint_as_float((e - 10) << 23) * KV_BIAS(TYPE);
-        }
+    for (uint32_t j = 0; j < (D + 63) / 64; j++) {
+        v[j].x *= scale;
+        v[j].y *= scale;
+        top = fmaxf(top, fmaxf(fabsf(v[j].x), fabsf(v[j].y)));
+    }
+    e = __float_as_uint(warp_max(top)) >> 23;
+    e = e < 11 ? 11 : e;
+    f = __uint_as_float(e == 255 ? 0x7fc00000 : (264 - e) << 23);    /* infinity: NaN */
+    if (lane == 0) {
+        sm->q_inv[h] = __uint_as_float((e - 10) << 23) * KV_BIAS(TYPE);
+    }
 #pragma unroll
-        for (uint32_t j = 0; j < pairs; j++) {
-            uint32_t  d = 64 * j + 2 * lane, hi, lo;
+    for (uint32_t j = 0; j < (D + 63) / 64; j++) {
+        uint32_t  d = 64 * j + 2 * lane, hi, lo;
 
-            if (d < dec_smem_t<D>::SPANS * 32) {
-                dec_split<TYPE>(v[j].x * f, v[j].y * f, &hi, &lo);
-                st8((uint32_t *) &sm->q[d % 8 / 4][d / 32 * DEV_WARP + h * 4 + d % 32 / 8] + d % 4,
-                    make_uint2(hi, lo));
-            }
+        if (d < dec_smem_t<D>::SPANS * 32) {
+            dec_split<TYPE>(v[j].x * f, v[j].y * f, &hi, &lo);
+            st8((uint32_t *) &sm->q[d % 8 / 4][d / 32 * DEV_WARP + h * 4 + d % 32 / 8] + d % 4,
+                make_uint2(hi, lo));
         }
     }
 }
@@ -522,63 +568,99 @@ dec_part_at(const attn_job_t &job, const dec_unit_t &u, uint32_t part)
     return (((size_t) u.seq * job.a.n_kv_heads + u.g) * CU_MAX_SPLITS + part) * u.group + u.h0;
 }
 
-/* The pages of a chunk into the part's running result, pages ascending; at the part's end to where
- * it belongs. All threads; what the warps wrote is behind a barrier. */
+/* v += e * four values. */
+DEV_INLINE void
+dec_add(float v[4], uint4 x, float e)
+{
+    v[0] = fmaf(__uint_as_float(x.x), e, v[0]);
+    v[1] = fmaf(__uint_as_float(x.y), e, v[1]);
+    v[2] = fmaf(__uint_as_float(x.z), e, v[2]);
+    v[3] = fmaf(__uint_as_float(x.w), e, v[3]);
+}
+
+/* The pages of a chunk, ascending, after what the part has so far, which *m and *l are of: columns
+ * d .. d + 3 of head h. */
+template <int D>
+DEV_INLINE void
+dec_chunk(float v[4], float *m, float *l, dec_smem_t<D> *sm, const float *o, const dec_unit_t &u,
+    uint32_t h, uint32_t d, uint32_t pages, bool first, int parity)
+{
+    float  e[DEC_WARPS], nm;
+
+    *m = -INFINITY;
+    *l = 0;
+#pragma unroll
+    for (uint32_t w = 0; w < DEC_WARPS; w++) {
+        e[w] = w < pages ? sm->ml[parity][w][h][0] : -INFINITY;
+        *m = fmaxf(*m, e[w]);
+    }
+#pragma unroll
+    for (uint32_t w = 0; w < DEC_WARPS; w++) {
+        if (w < pages) {
+            e[w] = dev_exp2(e[w] - *m);
+            dec_add(v, ld16a(o + (w * u.n_heads + h) * D + (d ^ dec_turn(h))), e[w]);
+            *l = fmaf(sm->ml[parity][w][h][1], e[w], *l);
+        }
+    }
+    if (!first) {
+        float  rm = sm->run_ml[parity ^ 1][h][0], f, g;
+
+        nm = fmaxf(rm, *m);
+        f = dev_exp2(rm - nm);
+        g = dev_exp2(*m - nm);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            v[i] *= g;
+        }
+        dec_add(v, ld16a(sm->run + h * D + d), f);
+        *l = fmaf(sm->run_ml[parity ^ 1][h][1], f, *l * g);
+        *m = nm;
+    }
+}
+
+/* A chunk into the part's running result; at the part's end to where it belongs. All threads; what
+ * the warps wrote is behind a barrier. */
 template <int D>
 DEV_INLINE void
 dec_merge(dec_smem_t<D> *sm, const float *o, const attn_job_t &job, const dec_unit_t &u,
     uint32_t part, uint32_t pages, bool first, bool last, int parity)
 {
-    for (uint32_t i = threadIdx.x; i < u.n_heads * D; i += DEC_WARPS * DEV_WARP) {
-        const uint32_t  h = i / D, from = i ^ dec_turn(h);
-        float           part_m[DEC_WARPS], m = -INFINITY, v = 0, l = 0;
+    constexpr uint32_t  LANES = dec_smem_t<D>::LANES;
+    const size_t        at = dec_part_at(job, u, part);
 
-#pragma unroll
-        for (uint32_t w = 0; w < DEC_WARPS; w++) {
-            part_m[w] = w < pages ? sm->ml[parity][w][h][0] : -INFINITY;
-            m = fmaxf(m, part_m[w]);
-        }
-#pragma unroll
-        for (uint32_t w = 0; w < DEC_WARPS; w++) {
-            if (w < pages) {
-                float  e = dev_exp2(part_m[w] - m);
+    for (uint32_t base = 0; base < u.n_heads * LANES; base += DEC_WARPS * DEV_WARP) {
+        const uint32_t  i = base + threadIdx.x, h = i / LANES, d = i % LANES * 4;
+        const bool      on = h < u.n_heads && d < D;
+        float           v[4] = { }, m = 0, l = 1;
 
-                v = fmaf(o[w * u.n_heads * D + from], e, v);
-                l = fmaf(sm->ml[parity][w][h][1], e, l);
-            }
-        }
-        if (!first) {
-            float  rm = sm->run_ml[parity ^ 1][h][0], nm = fmaxf(rm, m);
-            float  f = dev_exp2(rm - nm), g = dev_exp2(m - nm);
-
-            v = fmaf(sm->run[i], f, v * g);
-            l = fmaf(sm->run_ml[parity ^ 1][h][1], f, l * g);
-            m = nm;
+        if (on) {
+            dec_chunk<D>(v, &m, &l, sm, o, u, h, d, pages, first, parity);
         }
         if (last && u.parts == 1) {
-            attn_put(job, u.row, (u.g * u.group + u.h0) * D + i, v * (1.0f / l));
-        } else if (last) {
-            size_t  at = dec_part_at(job, u, part);
+            const float  f = 1.0f / l;
 
-            job.part_o[at * D + i] = v;
-            if (i % D == 0) {
-                job.part_ml[(at + h) * 2] = m;
-                job.part_ml[(at + h) * 2 + 1] = l;
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                v[k] *= f;
             }
-        } else {
-            sm->run[i] = v;                     /* this thread's own */
-            if (i % D == 0) {
-                sm->run_ml[parity][h][0] = m;
-                sm->run_ml[parity][h][1] = l;
+            attn_put(job, u.row, (u.g * u.group + u.h0 + h) * D + d, v, on);
+        } else if (on) {                        /* run: this thread's own */
+            float  *ml = last ? job.part_ml + (at + h) * 2 : sm->run_ml[parity][h];
+
+            stf4(last ? job.part_o + (at + h) * D + d : sm->run + h * D + d,
+                 make_float4(v[0], v[1], v[2], v[3]));
+            if (d == 0) {
+                ml[0] = m;
+                ml[1] = l;
             }
         }
     }
 }
 
-/* All parts of the pass's heads into the result, parts ascending. */
+/* Weights of all parts of the pass's heads, a warp a head, and the inverse of their sum. */
 template <int D>
 DEV_INLINE void
-dec_combine(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u)
+dec_weights(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u)
 {
     const uint32_t  lane = threadIdx.x % DEV_WARP;
 
@@ -610,18 +692,58 @@ dec_combine(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u)
             sm->inv_l[h] = 1.0f / sum;
         }
     }
-    __syncthreads();                           /* weights of all heads are there */
+}
 
-    for (uint32_t i = threadIdx.x; i < u.n_heads * D; i += DEC_WARPS * DEV_WARP) {
-        const float  *o = job.part_o + dec_part_at(job, u, 0) * D + i;
-        const float  *w = sm->weight[i / D];
-        float         v = 0;
-
-#pragma unroll(8)
-        for (uint32_t part = 0; part < u.parts; part++) {
-            v = fmaf(ld_l2(o + (size_t) part * u.group * D), w[part], v);
+/* Four columns of up to DEC_BATCH parts from `part` on. */
+DEV_INLINE void
+dec_batch(uint4 x[DEC_BATCH], const float *o, uint32_t stride, uint32_t part, uint32_t parts,
+    bool on)
+{
+#pragma unroll
+    for (uint32_t i = 0; i < DEC_BATCH; i++) {
+        x[i] = make_uint4(0, 0, 0, 0);
+        if (on && part + i < parts) {
+            x[i] = ld16_l2(o + (size_t) (part + i) * stride);
         }
-        attn_put(job, u.row, (u.g * u.group + u.h0) * D + i, v * sm->inv_l[i / D]);
+    }
+}
+
+/* All parts of the pass's heads into the result, parts ascending. The first batch is on its way
+ * before the weights are known. */
+template <int D>
+DEV_INLINE void
+dec_combine(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u)
+{
+    constexpr uint32_t  LANES = dec_smem_t<D>::LANES;
+
+    for (uint32_t base = 0; base < u.n_heads * LANES; base += DEC_WARPS * DEV_WARP) {
+        const uint32_t  at = base + threadIdx.x, h = at / LANES, d = at % LANES * 4;
+        const bool      on = h < u.n_heads && d < D;
+        const float    *o = job.part_o + (dec_part_at(job, u, 0) + h) * D + d;
+        float           v[4] = { };
+        uint4           x[DEC_BATCH];
+
+        dec_batch(x, o, u.group * D, 0, u.parts, on);
+        if (base == 0) {
+            dec_weights<D>(sm, job, u);
+            __syncthreads();                   /* weights of all heads are there */
+        }
+        for (uint32_t part = 0; part < u.parts; part += DEC_BATCH) {
+            if (part > 0) {
+                dec_batch(x, o, u.group * D, part, u.parts, on);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < DEC_BATCH; i++) {
+                if (on && part + i < u.parts) {
+                    dec_add(v, x[i], sm->weight[h][part + i]);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            v[i] = on ? v[i] * sm->inv_l[h] : 0.0f;
+        }
+        attn_put(job, u.row, (u.g * u.group + u.h0 + h) * D + d, v, on);
     }
 }
 
@@ -678,16 +800,13 @@ dec_unit(dec_unit_t *u, const attn_job_t &job)
 
     u->seq = blockIdx.z;
     u->g = blockIdx.y;
-    if (job.p.seq_rows[u->seq] == 0) {
-        return false;
-    }
     u->row = (uint32_t) job.p.seq_row0[u->seq];
     u->keys = (uint32_t) job.p.seq_pos0[u->seq] + 1;
     u->group = job.a.n_heads / job.a.n_kv_heads;
     chunks = (u->keys + CU_CHUNK - 1) / CU_CHUNK;
     u->per = (chunks + CU_MAX_SPLITS - 1) / CU_MAX_SPLITS;
     u->parts = (chunks + u->per - 1) / u->per;
-    return blockIdx.x < u->parts;
+    return blockIdx.x < u->parts && job.p.seq_rows[u->seq] != 0;
 }
 
 /* Whether this block is the last of `active` that ends its parts; all threads get it. */
@@ -714,6 +833,46 @@ dec_is_last(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u, uint3
     return sm->last;
 }
 
+/* The pass's query, and in its first one the newest key and value into their page, if that is in
+ * this block's part: a warp has two heads, the last two warps one of those. All are on their way
+ * before the first is used. */
+template <uint32_t TYPE, int D>
+DEV_INLINE void
+dec_prepare(dec_smem_t<D> *sm, const attn_job_t &job, const dec_unit_t &u, const int32_t *table)
+{
+    const uint32_t  warp = threadIdx.x / DEV_WARP, pos = u.keys - 1;
+    const bool      value = warp == DEC_WARPS - 1;
+    const bool      append = u.h0 == 0 && warp >= DEC_WARPS - 2
+                             && (u.parts - 1) % gridDim.x == blockIdx.x;
+    const float    *x = job.qkv + (size_t) u.row * job.ld;
+    float2          v[2][(D + 63) / 64], kv[(D + 63) / 64], rope[(D + 63) / 64];
+
+    dec_rope<D>(rope, job, pos);
+#pragma unroll
+    for (uint32_t k = 0; k < 2; k++) {
+        uint32_t  h = warp + k * DEC_WARPS;
+
+        dec_pairs<D>(v[k], x + (u.g * u.group + u.h0 + h) * D, h < u.n_heads);
+    }
+    dec_pairs<D>(kv, x + (job.a.n_heads + value * job.a.n_kv_heads + u.g) * D, append);
+    if (append) {
+        uint8_t  *head = kv_head(job.a, table, pos, u.g);
+
+        dec_rotate<D>(kv, rope, value ? 0 : job.a.rope_dim);
+#pragma unroll
+        for (uint32_t j = 0; j < (D + 63) / 64; j++) {
+            uint32_t  d = 64 * j + threadIdx.x % DEV_WARP * 2;
+
+            kv_put(head, TYPE, D, value, pos % KERN_PAGE_TOKENS, d, kv[j], d < D);
+        }
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < 2; k++) {
+        dec_rotate<D>(v[k], rope, job.a.rope_dim);
+        dec_query<TYPE, D>(sm, v[k], warp + k * DEC_WARPS, job.scale);
+    }
+}
+
 /* Blocks of an SM at once, which bounds registers. */
 KV_CONST int
 dec_blocks(uint32_t type, int dim)
@@ -730,7 +889,7 @@ dec_blocks(uint32_t type, int dim)
  * traffic  cu_attend_cost(): the pages once, partials (D + 2) * 4 bytes a head and part, twice
  * bound    DRAM (pages)
  * measured H200, bench_attn, 32 / 8 heads of 128, f16, 2,048 keys: 13.2, 55, 184 us for 1, 16, 64
- *          sequences (the last 2.9 TB/s); 8,192 keys: 30, 195, 792 us
+ *          sequences (the last 2.9 TB/s); 8,192 keys: 30, 195, 792 us; before dec_batch()
  * source   Dao et al., "Flash-Decoding for long-context inference", 2023, for the split
  */
 template <uint32_t TYPE, int D>
@@ -740,10 +899,8 @@ attn_decode_k(attn_job_t job)
     DYN_SMEM(raw);
     dec_smem_t<D>  *sm = (dec_smem_t<D> *) raw;
     dec_unit_t      u;
-    const uint32_t  warp = threadIdx.x / DEV_WARP;
     const bool      mine = dec_unit(&u, job);
     const int32_t  *table = job.p.table + (size_t) u.seq * job.p.max_pages;
-    const float    *x, *rope;
 
     if (mine) {
         dec_prefetch(job, u, table, blockIdx.x * u.per * CU_CHUNK);
@@ -754,16 +911,9 @@ attn_decode_k(attn_job_t job)
         return;
     }
 
-    rope = rope_row(job.a, u.keys - 1);
-    x = job.qkv + (size_t) u.row * job.ld;
-    if ((u.parts - 1) % gridDim.x == blockIdx.x && warp < 2) {     /* the newest key is in my part */
-        kv_append(kv_head(job.a, table, u.keys - 1, u.g), TYPE, D, warp == 1,
-                  (u.keys - 1) % KERN_PAGE_TOKENS,
-                  x + (job.a.n_heads + warp * job.a.n_kv_heads + u.g) * D, rope, job.a.rope_dim);
-    }
     for (u.h0 = 0; u.h0 < u.group; u.h0 += DEC_HEADS) {
         u.n_heads = min(u.group - u.h0, (uint32_t) DEC_HEADS);
-        dec_query<TYPE, D>(sm, job, x + (u.g * u.group + u.h0) * D, rope, u.n_heads);
+        dec_prepare<TYPE, D>(sm, job, u, table);
         __syncthreads();                       /* query and newest key are there */
         dec_pass<TYPE, D>(sm, job, u, table);
         __syncthreads();                       /* parts are out; nobody reads the query any more */

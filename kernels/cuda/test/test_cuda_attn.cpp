@@ -325,9 +325,10 @@ struct Result {
 };
 
 /* How a step is laid out: decode sequences of padding, the most keys that
- * the launch allows for, SMs that it believes in. */
+ * the launch allows for, SMs and compute capability that it believes in
+ * (0: the device's), which decides on shared memory. */
 struct Layout {
-    uint32_t  pad, max_keys, n_sms;
+    uint32_t  pad, max_keys, n_sms, cc;
 };
 
 template <typename T>
@@ -410,6 +411,7 @@ step(TestDev &t, const World &w, const Layout &l, uint32_t want)
     p.seq_pos0 = dpos0.p;
     p.table = dtable.p;
     dev.n_sms = l.n_sms != 0 ? (int) l.n_sms : dev.n_sms;
+    dev.cc = l.cc != 0 ? (int) l.cc : dev.cc;
 
     r.whole = cu_attend(&dev, &a, &p, dqkv.p, out.p, want, &acts, work.p)
               == INFER_OK && t.sync();
@@ -532,7 +534,7 @@ judge_in(TestDev &t, const Shape &s, const std::vector<Seq> &seqs,
     uint32_t n_decode, uint32_t want, uint32_t n_sms, uint32_t pad = 0)
 {
     World         w(s, seqs, n_decode);
-    const Layout  l = { pad, w.max_keys, n_sms };
+    const Layout  l = { pad, w.max_keys, n_sms, 0 };
     Result        r = step(t, w, l, want);
     double        dec = error_of(w, r, false), pre = error_of(w, r, true);
 
@@ -644,8 +646,9 @@ buckets(TestDev &t, const Shape &s, const std::vector<Seq> &seqs,
     uint32_t n_decode)
 {
     World         w(s, seqs, n_decode);
-    const Layout  l[] = { { 0, w.max_keys, 0 }, { 2, 4096, 0 },
-                          { 6, w.max_keys + 100, 1 }, { 1, 1024, 132 } };
+    const Layout  l[] = { { 0, w.max_keys, 0, 0 }, { 2, 4096, 0, 0 },
+                          { 6, w.max_keys + 100, 1, 0 },
+                          { 1, 1024, 132, 0 }, { 3, w.max_keys, 1, 86 } };
     Result        r = step(t, w, l[0], 1u << CU_Q8);
     bool          equal = true;
 
@@ -677,6 +680,20 @@ longer(TestDev &t)
 
     judge(t, s, { { 1, 8200 } }, 1, 1u << CU_Q8);
     buckets(t, s, { { 1, 8450 } }, 1);
+}
+
+/* More sequences than a warp has lanes, shared by few blocks and by many. */
+static void
+crowd(TestDev &t)
+{
+    const Shape       s = { KERN_KV_F16, 4, 2, 64, 64 };
+    std::vector<Seq>  seqs;
+
+    for (uint32_t i = 0; i < 75; i++) {
+        seqs.push_back({ 1, i * 37 % 140 });
+    }
+    judge_in(t, s, seqs, 75, 1u << CU_Q8, 1, 3);
+    buckets(t, s, seqs, 75);
 }
 
 /* Each head size has kernels of its own, a type's: one part and several, parts
@@ -711,7 +728,7 @@ static void
 chunks(TestDev &t, const Shape &s)
 {
     World   w(s, { { 70, 0 } }, 0);
-    Layout  l = { 0, 70, 0 };
+    Layout  l = { 0, 70, 0, 0 };
     Result  whole = step(t, w, l, 0);
     World   part = w;
     bool    equal = whole.whole;
@@ -746,7 +763,7 @@ nan_stays(TestDev &t, const Shape &s, uint32_t n_decode)
         const uint32_t  at[] = { 0, s.heads * s.dim,
                                  (s.heads + s.kv_heads) * s.dim };
         const size_t    wide = s.heads * s.dim;
-        const Layout    l = { 0, w.max_keys, 0 };
+        const Layout    l = { 0, w.max_keys, 0, 0 };
         Result          clean, r;
         bool            bad = false;
 
@@ -800,7 +817,10 @@ all(TestDev &t)
     buckets(t, { KERN_KV_FP8, 4, 1, 128, 128 }, { { 1, 200 }, { 1, 140 } },
             2);
     buckets(t, { KERN_KV_BF16, 3, 1, 64, 64 }, { { 45, 20 }, { 3, 0 } }, 0);
+    buckets(t, { KERN_KV_F16, 8, 1, 256, 256 }, { { 1, 150 }, { 1, 40 } },
+            2);
     longer(t);
+    crowd(t);
     every(t);
     chunks(t, { KERN_KV_F16, 2, 1, 64, 64 });
     chunks(t, { KERN_KV_Q8, 2, 2, 96, 96 });
