@@ -90,7 +90,10 @@ ngx_http_infer_keys_load(ngx_conf_t *cf, ngx_str_t *path, ngx_str_t *text)
 
     rc = NGX_ERROR;
 
-    fd = ngx_open_file(path->data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
+    /* a fifo would stop the master until somebody writes */
+
+    fd = ngx_open_file(path->data, NGX_FILE_RDONLY|NGX_FILE_NONBLOCK,
+                       NGX_FILE_OPEN, 0);
 
     if (fd == NGX_INVALID_FILE) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,

@@ -132,7 +132,7 @@ ngx_http_infer_engine_open(ngx_http_infer_zone_t *zone, ngx_log_t *log)
         return -1;
     }
 
-    fd = open((char *) name, O_RDONLY|O_CLOEXEC);
+    fd = open((char *) name, O_RDONLY|O_CLOEXEC|O_NONBLOCK|O_NOCTTY);
 
     if (fd == -1) {
         ngx_http_infer_emerg(log, place, ngx_errno,

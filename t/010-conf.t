@@ -20,6 +20,7 @@ put('nokeys', "# nobody\n");
 put('cachesecret', 'x' x 40);
 put('shortsecret', 'short');
 chmod 0600, "$dir/cachesecret", "$dir/shortsecret";
+system('mkfifo', "$dir/fifo") == 0 or die 'mkfifo';
 
 run_tests();
 
@@ -761,3 +762,23 @@ GET /v1/models
 --- must_die
 --- error_log eval
 [qr/\[emerg\].*invalid "step_time" value "11s".* in .*nginx\.conf:\d+/]
+
+=== TEST 28: a fifo for a key file does not stop the master
+--- http_config
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; infer_api_keys $TEST_NGINX_TMP/fifo; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*fifo" is not a file of at most/]
+
+=== TEST 29: nor one for an engine
+--- http_config
+    infer_zone z 64m;
+    infer_engine z path=$TEST_NGINX_TMP/fifo;
+    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*the engine's check ended with code/]
