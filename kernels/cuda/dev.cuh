@@ -597,6 +597,26 @@ warp_max(float v)
 }
 
 
+/* Two e4m3, the first in the low byte, as f16, which holds each; nothing on devices before sm_89
+ * (mma_e4m3). */
+DEV_INLINE uint32_t
+dev_f16x2_e4m3(uint16_t v)
+{
+    uint32_t  u = 0;
+#if defined(SIMT_EMU)
+    __half  h[2] = { __float2half_rn(dev_e4m3((uint8_t) v)),
+                     __float2half_rn(dev_e4m3((uint8_t) (v >> 8))) };
+
+    memcpy(&u, h, 4);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(u) : "h"(v));
+#else
+    (void) v;
+#endif
+    return u;
+}
+
+
 /* ---- the last block ---- */
 
 /* 1, in all threads, for the block that is the last of n to come here. What the others wrote before

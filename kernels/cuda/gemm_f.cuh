@@ -5,10 +5,12 @@
  * through shared memory. Included by one .cu per element size, so that each
  * object holds its own instances.
  *
- * A traits class has: acc_t, the accumulator; mma(), one step over 32 bytes
- * of both operands; PROMOTE, whether sums of a few steps are added up in f32
+ * A traits class has: acc_t, the accumulator; step(), one mma over 32 bytes
+ * of both operands; PROMOTE, whether tiles add sums of a few steps up in f32
  * outside the tensor core, whose own accumulator may keep fewer bits (fp8);
- * TAIL, whether a row may end within a block of 64 bytes.
+ * TAIL, whether a row may end within a block of 64 bytes; and for decode
+ * frag(), fragments of 64 bytes of rows g and g + 8 of weights, x(), of rows
+ * g of activations, and mma(), their product.
  */
 
 #ifndef KERN_CUDA_GEMM_F_CUH
@@ -19,47 +21,162 @@
 
 #define F_THREADS  (CU_F_SPLIT * 32)
 
-struct f_bf16_t {
-    typedef float acc_t;
+/* Fragments that are the bytes as they lie. */
+template <class F, class ACC>
+struct f_bytes_t {
+    typedef ACC acc_t;
+    typedef uint4 x_t;
     static constexpr bool PROMOTE = false;
+
+    struct frag_t {
+        uint4  lo, hi;
+    };
+
+    DEV_INLINE frag_t
+    frag(const uint4 &lo, const uint4 &hi)
+    {
+        return { lo, hi };
+    }
+
+    DEV_INLINE x_t
+    x(const uint4 &v)
+    {
+        return v;
+    }
+
+    DEV_INLINE void
+    mma(ACC (&acc)[4], const frag_t &f, const x_t &x)
+    {
+        const uint4  lo = f.lo, hi = f.hi;
+        const uint32_t  a0[4] = { lo.x, hi.x, lo.y, hi.y };
+        const uint32_t  a1[4] = { lo.z, hi.z, lo.w, hi.w };
+        const uint32_t  b0[2] = { x.x, x.y }, b1[2] = { x.z, x.w };
+
+        F::step(acc, a0, b0);
+        F::step(acc, a1, b1);
+    }
+};
+
+struct f_bf16_t : f_bytes_t<f_bf16_t, float> {
     static constexpr bool TAIL = false;
     DEV_INLINE void
-    mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+    step(float c[4], const uint32_t a[4], const uint32_t b[2])
     {
         mma_bf16(c, a, b);
     }
 };
 
-struct f_f16_t {
-    typedef float acc_t;
-    static constexpr bool PROMOTE = false;
+struct f_f16_t : f_bytes_t<f_f16_t, float> {
     static constexpr bool TAIL = false;
     DEV_INLINE void
-    mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+    step(float c[4], const uint32_t a[4], const uint32_t b[2])
     {
         mma_f16(c, a, b);
     }
 };
 
+struct f_w8_t : f_bytes_t<f_w8_t, int> {
+    static constexpr bool TAIL = true;
+    DEV_INLINE void
+    step(int c[4], const uint32_t a[4], const uint32_t b[2])
+    {
+        mma_s8(c, a, b);
+    }
+};
+
+/* Where tensor cores have no e4m3 product (sm_90, sm_100), the compiler makes
+ * one of two f16 products, and converts both sides and adds in f32 again for
+ * each: here a side is converted once for all that it meets, and sums stay in
+ * the tensor core. f16 holds every e4m3, so the products are exact. */
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+#define F8_PRODUCTS  true
+#else
+#define F8_PRODUCTS  false
+#endif
+
 struct f_f8_t {
     typedef float acc_t;
     static constexpr bool PROMOTE = true;
     static constexpr bool TAIL = true;
+
+    struct frag_t {
+        uint32_t  a[4][4];        /* as bytes, the first two */
+    };
+
+    struct x_t {
+        uint32_t  b[4][2];
+    };
+
     DEV_INLINE void
-    mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+    step(float c[4], const uint32_t a[4], const uint32_t b[2])
     {
         mma_e4m3(c, a, b);
     }
-};
 
-struct f_w8_t {
-    typedef int acc_t;
-    static constexpr bool PROMOTE = false;
-    static constexpr bool TAIL = true;
-    DEV_INLINE void
-    mma(int c[4], const uint32_t a[4], const uint32_t b[2])
+    DEV_INLINE frag_t
+    frag(const uint4 &lo, const uint4 &hi)
     {
-        mma_s8(c, a, b);
+        const uint32_t  l[4] = { lo.x, lo.y, lo.z, lo.w };
+        const uint32_t  u[4] = { hi.x, hi.y, hi.z, hi.w };
+        frag_t  f;
+
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            if (F8_PRODUCTS) {
+                f.a[k / 2][k % 2 * 2] = l[k];
+                f.a[k / 2][k % 2 * 2 + 1] = u[k];
+
+            } else {
+                f.a[k][0] = dev_f16x2_e4m3((uint16_t) l[k]);
+                f.a[k][1] = dev_f16x2_e4m3((uint16_t) u[k]);
+                f.a[k][2] = dev_f16x2_e4m3((uint16_t) (l[k] >> 16));
+                f.a[k][3] = dev_f16x2_e4m3((uint16_t) (u[k] >> 16));
+            }
+        }
+
+        return f;
+    }
+
+    DEV_INLINE x_t
+    x(const uint4 &v)
+    {
+        const uint32_t  w[4] = { v.x, v.y, v.z, v.w };
+        x_t  x;
+
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            if (F8_PRODUCTS) {
+                x.b[k / 2][k % 2] = w[k];
+
+            } else {
+                x.b[k][0] = dev_f16x2_e4m3((uint16_t) w[k]);
+                x.b[k][1] = dev_f16x2_e4m3((uint16_t) (w[k] >> 16));
+            }
+        }
+
+        return x;
+    }
+
+    DEV_INLINE void
+    mma(float (&acc)[4], const frag_t &f, const x_t &x)
+    {
+        if (F8_PRODUCTS) {
+            float  c[4] = {};
+
+            mma_e4m3(c, f.a[0], x.b[0]);
+            mma_e4m3(c, f.a[1], x.b[1]);
+
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                acc[r] += c[r];
+            }
+
+        } else {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                mma_f16(acc, f.a[k], x.b[k]);
+            }
+        }
     }
 };
 
@@ -211,9 +328,9 @@ f_smem(int stage, int stages, int mt, int nt)
     return ring > red ? ring : red;
 }
 
-/* Activations of 64 bytes of columns from byte k on, tiles of rows j0 ..
- * j0 + NJ - 1; off: where this lane's row of each tile begins. Columns
- * beyond the row, which bytes may have, are zero. */
+/* Activations of 64 bytes of columns from byte k on; off: where this lane's
+ * row of each tile begins. Columns beyond the row, which bytes may have, are
+ * zero. */
 template <class F, int NJ>
 DEV_INLINE void
 f_fetch(uint4 (&x)[NJ], const uint8_t *a, const uint32_t *off, uint32_t k,
@@ -233,38 +350,19 @@ f_fetch(uint4 (&x)[NJ], const uint8_t *a, const uint32_t *off, uint32_t k,
 }
 
 /* acc += the product of one block of 64 bytes with tiles j0 .. j0 + NJ - 1
- * of activation rows: a holds rows g and g + 8 of each tile, x activations. */
+ * of activation rows. */
 template <class F, int MT, int NT, int NJ>
 DEV_INLINE void
 f_block(typename F::acc_t (&acc)[MT][NT][4], int j0,
-    const uint4 (&a)[MT][2], const uint4 (&x)[NJ])
+    const typename F::frag_t (&a)[MT], const uint4 (&v)[NJ])
 {
 #pragma unroll
-    for (int m = 0; m < MT; m++) {
-        const uint4  lo = a[m][0], hi = a[m][1];
-        const uint32_t  a0[4] = { lo.x, hi.x, lo.y, hi.y };
-        const uint32_t  a1[4] = { lo.z, hi.z, lo.w, hi.w };
+    for (int j = 0; j < NJ; j++) {
+        const typename F::x_t  x = F::x(v[j]);
 
 #pragma unroll
-        for (int j = 0; j < NJ; j++) {
-            const uint32_t  b0[2] = { x[j].x, x[j].y };
-            const uint32_t  b1[2] = { x[j].z, x[j].w };
-
-            if (F::PROMOTE) {
-                typename F::acc_t  c[4] = {};
-
-                F::mma(c, a0, b0);
-                F::mma(c, a1, b1);
-
-#pragma unroll
-                for (int r = 0; r < 4; r++) {
-                    acc[m][j0 + j][r] += c[r];
-                }
-
-            } else {
-                F::mma(acc[m][j0 + j], a0, b0);
-                F::mma(acc[m][j0 + j], a1, b1);
-            }
+        for (int m = 0; m < MT; m++) {
+            F::mma(acc[m][j0 + j], a[m], x);
         }
     }
 }
@@ -276,7 +374,8 @@ f_block(typename F::acc_t (&acc)[MT][NT][4], int j0,
  * launch   (tiles of 16 MT rows of all parts) x (n / (8 NT)) blocks of 256;
  *          smem f_smem() bytes: each warp copies its own weights by cp.async, S - 1
  *          stages ahead, each lane what it alone reads, so no barrier; the
- *          first stages before the kernel before this one has ended
+ *          first stages before the kernel before this one has ended.
+ *          Activations come to registers, one block of columns ahead
  * math     64-byte blocks of a row to 8 warps in turn, then warps in order;
  *          against double precision: gemm_f_test.h states the bound
  * traffic  cu_linear_f_cost()
@@ -285,7 +384,9 @@ f_block(typename F::acc_t (&acc)[MT][NT][4], int j0,
  *          the limit of 64 rows
  * measured H200, bench_float, 6144 x 4096 at 1, 16, 64 rows: bf16 14.3, 17.8,
  *          32.0 us (78, 63, 36 % of the floor), fp8 9.3, 10.7, 28.7 us (60,
- *          53, 21 %), W8A8 8.7, 10.0, 17.5 us (64, 57, 34 %)
+ *          53, 21 %), W8A8 8.7, 10.0, 17.5 us (64, 57, 34 %), before
+ *          activations of more than 16 rows were fetched ahead and before
+ *          fp8 was multiplied as f16; since then not measured
  * source   own
  */
 #define F_STAGES_OF(MT)  ((MT) == 1 ? 6 : 3)
@@ -296,8 +397,7 @@ plain_decode_k(const cu_f_args_t p)
 {
     typedef typename F::acc_t  acc_t;
     constexpr int  STAGE = MT * 1024, S = F_STAGES_OF(MT);
-    constexpr bool  AHEAD = NT < 4;       /* registers for the next block */
-    constexpr int  NJ = NT < 4 ? NT : 4;  /* tiles of rows fetched at once */
+    constexpr int  NJ = MT < 4 ? NT : NT / 2;   /* tiles fetched at once */
     DYN_SMEM(smem);
     const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int  g = lane >> 2, t = lane & 3;
@@ -308,7 +408,7 @@ plain_decode_k(const cu_f_args_t p)
     uint8_t *const  ring = smem + warp * (S * STAGE) + lane * 16;
     const uint8_t  *w[MT];
     uint32_t  off[NT], slot = 0;
-    uint4  x[AHEAD ? 2 : 1][NJ] = {};
+    uint4  x[2][NJ] = {};         /* one in use, one under way */
     acc_t  acc[MT][NT][4] = {};
 
     static_assert(!GU || MT % 2 == 0, "gate and up have half the tiles each");
@@ -352,21 +452,19 @@ plain_decode_k(const cu_f_args_t p)
     dev_launch_dependents();
     dev_wait();   /* weights do not depend on the kernel before, a does */
 
-    if (AHEAD && warp < (int) nb) {
+    if (warp < (int) nb) {
         f_fetch<F, NJ>(x[0], p.a, off, warp * 64, p.a_bytes);
     }
 
     for (uint32_t kb = warp; kb < nb; kb += CU_F_SPLIT) {
-        uint4  a[MT][2];
+        const uint32_t  next = kb + CU_F_SPLIT;
+        typename F::frag_t  a[MT];
 
-        if (AHEAD) {
-            if (kb + CU_F_SPLIT < nb) {
-                f_fetch<F, NJ>(x[AHEAD], p.a, off, (kb + CU_F_SPLIT) * 64,
-                               p.a_bytes);
-            }
+        if (NJ < NT) {
+            f_fetch<F, NJ>(x[1], p.a, off + NT - NJ, kb * 64, p.a_bytes);
 
-        } else {
-            f_fetch<F, NJ>(x[0], p.a, off, kb * 64, p.a_bytes);
+        } else if (next < nb) {
+            f_fetch<F, NJ>(x[1], p.a, off, next * 64, p.a_bytes);
         }
 
         cp_wait<S - 2>();
@@ -374,27 +472,28 @@ plain_decode_k(const cu_f_args_t p)
 
 #pragma unroll
         for (int m = 0; m < MT; m++) {
-            a[m][0] = ld16a(ring + slot * STAGE + m * 1024);
-            a[m][1] = ld16a(ring + slot * STAGE + m * 1024 + 512);
+            const uint8_t *const  at = ring + slot * STAGE + m * 1024;
+
+            a[m] = F::frag(ld16a(at), ld16a(at + 512));
         }
 
-#pragma unroll
-        for (int j0 = 0; j0 < NT; j0 += NJ) {
-            f_block<F, MT, NT, NJ>(acc, j0, a, x[0]);
+        f_block<F, MT, NT, NJ>(acc, 0, a, x[0]);
 
-            if (j0 + NJ < NT) {
-                f_fetch<F, NJ>(x[0], p.a, off + j0 + NJ, kb * 64, p.a_bytes);
+        if (NJ < NT) {
+            if (next < nb) {
+                f_fetch<F, NJ>(x[0], p.a, off, next * 64, p.a_bytes);
+            }
+
+            f_block<F, MT, NT, NJ>(acc, NT - NJ, a, x[1]);
+
+        } else {
+#pragma unroll
+            for (int j = 0; j < NJ; j++) {
+                x[0][j] = x[1][j];
             }
         }
 
         slot = slot == S - 1 ? 0 : slot + 1;
-
-        if (AHEAD) {
-#pragma unroll
-            for (int j = 0; j < NJ; j++) {
-                x[0][j] = x[AHEAD][j];
-            }
-        }
     }
 
     cp_wait<0>();
@@ -561,8 +660,8 @@ f_stage(typename F::acc_t (&acc)[MI][WN / 8][4], const uint8_t *sa,
 
 #pragma unroll
             for (int i = 0; i < MI; i++) {
-                F::mma(acc[i][j], fa[i], fb);
-                F::mma(acc[i][j + 1], fa[i], fb + 2);
+                F::step(acc[i][j], fa[i], fb);
+                F::step(acc[i][j + 1], fa[i], fb + 2);
             }
         }
     }
@@ -597,8 +696,8 @@ f_stage_promote(typename F::acc_t (&acc)[MI][WN / 8][4], const uint8_t *sa,
 
 #pragma unroll
             for (int i = 0; i < MI; i++) {
-                F::mma(part[i][0], fa[kk][i], fb);
-                F::mma(part[i][1], fa[kk][i], fb + 2);
+                F::step(part[i][0], fa[kk][i], fb);
+                F::step(part[i][1], fa[kk][i], fb + 2);
             }
         }
 

@@ -1,8 +1,9 @@
 /*
  * gemm_f8.cu: linears of e4m3 weights with one scale a row and e4m3
  * activations with one scale a row; sm_89 on. Tensor cores may add fp8
- * products with fewer bits than f32 has, so sums leave them after 64
- * (decode) or 128 columns (tiles).
+ * products with fewer bits than f32 has, so sums leave them after 64 columns
+ * (decode on devices that have such products; elsewhere it multiplies f16) or
+ * 128 (tiles).
  */
 
 #include "gemm_f.cuh"

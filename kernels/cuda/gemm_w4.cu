@@ -62,21 +62,20 @@ w4_scales_at(const uint8_t *p)
                                            0));
 }
 
-/* acc += the product of 32 columns with tiles j0 .. j0 + NJ - 1 of activation
- * rows. w: the lane's words of both mma steps of each weight tile. */
+/* Weights of 32 columns of each tile. */
+template <int MT>
+struct w4_frag_t {
+    uint32_t    a[MT][2][4];
+    w4_scale_t  f[MT];
+};
+
+/* acc += their product with tiles j0 .. j0 + NJ - 1 of activation rows. */
 template <int MT, int NT, int NJ, bool MIN>
 DEV_INLINE void
-w4_half(float (&acc)[MT][NT][4], int j0, const uint2 (&w)[MT],
-    const w4_scale_t (&f)[MT], const uint4 (&x)[NJ])
+w4_half(float (&acc)[MT][NT][4], int j0, const w4_frag_t<MT> &w,
+    const uint4 (&x)[NJ])
 {
     const uint32_t  one[4] = { W4_ONES, W4_ONES, W4_ONES, W4_ONES };
-    uint32_t  fa[MT][2][4];
-
-#pragma unroll
-    for (int m = 0; m < MT; m++) {
-        w4_unpack<MIN>(w[m].x, fa[m][0]);
-        w4_unpack<MIN>(w[m].y, fa[m][1]);
-    }
 
 #pragma unroll
     for (int j = 0; j < NJ; j++) {
@@ -92,17 +91,17 @@ w4_half(float (&acc)[MT][NT][4], int j0, const uint2 (&w)[MT],
         for (int m = 0; m < MT; m++) {
             float  c[4] = {};
 
-            mma_bf16(c, fa[m][0], b0);
-            mma_bf16(c, fa[m][1], b1);
+            mma_bf16(c, w.a[m][0], b0);
+            mma_bf16(c, w.a[m][1], b1);
 
 #pragma unroll
             for (int r = 0; r < 4; r++) {
                 float  *q = &acc[m][j0 + j][r];
 
-                *q = fmaf(f[m].scale[r >> 1], c[r], *q);
+                *q = fmaf(w.f[m].scale[r >> 1], c[r], *q);
 
                 if (MIN) {
-                    *q = fmaf(f[m].min[r >> 1], sum[r & 1], *q);
+                    *q = fmaf(w.f[m].min[r >> 1], sum[r & 1], *q);
                 }
             }
         }
@@ -126,7 +125,8 @@ w4_half(float (&acc)[MT][NT][4], int j0, const uint2 (&w)[MT],
  * traffic  cu_linear_f_cost()
  * bound    DRAM up to about 32 rows, then mma issue
  * measured H200, bench_float, 6144 x 4096 at 1, 16, 64 rows: 12.3, 10.1, 27.8
- *          us (25, 32, 13 % of the floor)
+ *          us (25, 32, 13 % of the floor), before activations of more than 16
+ *          rows were fetched ahead; since then not measured
  * source   own; 128 + q by and-or is what other int4 kernels do too
  */
 template <int MT, int NT, int BLOCKS, bool MIN, bool GU>
@@ -136,7 +136,7 @@ w4_decode_k(const cu_f_args_t p)
     constexpr int  SB = W4_SB(MIN), TILE = W4_TILE(MIN);
     constexpr int  STAGE = MT * TILE, S = W4_STAGES(MT);
     constexpr bool  AHEAD = NT < 4;       /* registers for the next block */
-    constexpr int  NJ = NT < 4 ? NT : 4;  /* tiles of rows fetched at once */
+    constexpr int  NJ = AHEAD ? NT : NT / 2;   /* tiles fetched at once */
     DYN_SMEM(smem);
     const int  warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int  g = lane >> 2;
@@ -148,7 +148,7 @@ w4_decode_k(const cu_f_args_t p)
     uint8_t *const  ring = smem + warp * (S * STAGE);
     const uint8_t  *w[MT], *sc[MT];
     uint32_t  off[NT], slot = 0;
-    uint4  x[AHEAD ? 4 : 1][NJ] = {};
+    uint4  x[AHEAD ? 4 : 2][NJ] = {};     /* in use, and under way */
     float  acc[MT][NT][4] = {};
 
     static_assert(!GU || MT % 2 == 0, "gate and up have half the tiles each");
@@ -198,19 +198,17 @@ w4_decode_k(const cu_f_args_t p)
     dev_launch_dependents();
     dev_wait();   /* weights do not depend on the kernel before, a does */
 
-    /* both halves of block kb, where the row has them */
-    auto fetch = [&](uint32_t kb, uint4 (&x0)[NJ], uint4 (&x1)[NJ]) {
-        if (2 * kb < halves) {
-            f_fetch<f_bf16_t, NJ>(x0, p.a, off, 2 * kb * 64, p.a_bytes);
-        }
-
-        if (2 * kb + 1 < halves) {
-            f_fetch<f_bf16_t, NJ>(x1, p.a, off, (2 * kb + 1) * 64, p.a_bytes);
+    /* half k of the row, if it has it, of tiles j0 .. j0 + NJ - 1 */
+    auto fetch = [&](uint32_t k, int j0, uint4 (&to)[NJ]) {
+        if (k < halves) {
+            f_fetch<f_bf16_t, NJ>(to, p.a, off + j0, k * 64, p.a_bytes);
         }
     };
 
+    fetch(2 * warp, 0, x[0]);
+
     if (AHEAD) {
-        fetch(warp, x[0], x[AHEAD]);
+        fetch(2 * warp + 1, 0, x[1]);
     }
 
     for (uint32_t kb = warp; kb < nb; kb += CU_F_SPLIT) {
@@ -218,7 +216,11 @@ w4_decode_k(const cu_f_args_t p)
         uint4  a[MT];
 
         if (AHEAD) {
-            fetch(kb + CU_F_SPLIT, x[2 * AHEAD], x[3 * AHEAD]);
+            fetch(2 * (kb + CU_F_SPLIT), 0, x[2 * AHEAD]);
+            fetch(2 * (kb + CU_F_SPLIT) + 1, 0, x[3 * AHEAD]);
+
+        } else {
+            fetch(2 * kb, NT - NJ, x[1]);
         }
 
         cp_wait<S - 2>();
@@ -236,8 +238,7 @@ w4_decode_k(const cu_f_args_t p)
             const uint32_t  k = 2 * kb + h;
             const uint32_t  grp = (k >> p.group_shift)
                                   - (2 * kb >> p.group_shift);
-            uint2  aw[MT];
-            w4_scale_t  f[MT];
+            w4_frag_t<MT>  w;
 
             if (k >= halves) {
                 break;
@@ -245,22 +246,24 @@ w4_decode_k(const cu_f_args_t p)
 
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                aw[m] = h == 0 ? make_uint2(a[m].x, a[m].y)
-                               : make_uint2(a[m].z, a[m].w);
-                f[m] = w4_scales_at<MIN>(from + m * TILE + 512
-                                         + (grp * 8 + g) * SB);
+                w4_unpack<MIN>(h == 0 ? a[m].x : a[m].z, w.a[m][0]);
+                w4_unpack<MIN>(h == 0 ? a[m].y : a[m].w, w.a[m][1]);
+                w.f[m] = w4_scales_at<MIN>(from + m * TILE + 512
+                                           + (grp * 8 + g) * SB);
             }
 
             if (AHEAD) {
-                w4_half<MT, NT, NJ, MIN>(acc, 0, aw, f, x[h * AHEAD]);
+                w4_half<MT, NT, NJ, MIN>(acc, 0, w, x[h]);
+                continue;
+            }
 
-            } else {
-#pragma unroll
-                for (int j0 = 0; j0 < NT; j0 += NJ) {
-                    f_fetch<f_bf16_t, NJ>(x[0], p.a, off + j0, k * 64,
-                                          p.a_bytes);
-                    w4_half<MT, NT, NJ, MIN>(acc, j0, aw, f, x[0]);
-                }
+            /* while half the tiles are multiplied, the next ones come */
+            w4_half<MT, NT, NJ, MIN>(acc, 0, w, x[0]);
+            fetch(h == 0 ? k + 1 : 2 * (kb + CU_F_SPLIT), 0, x[0]);
+            w4_half<MT, NT, NJ, MIN>(acc, NT - NJ, w, x[1]);
+
+            if (h == 0) {
+                fetch(k + 1, NT - NJ, x[1]);
             }
         }
 
@@ -270,7 +273,7 @@ w4_decode_k(const cu_f_args_t p)
 #pragma unroll
             for (int j = 0; j < NJ; j++) {
                 x[0][j] = x[2 * AHEAD][j];
-                x[AHEAD][j] = x[3 * AHEAD][j];
+                x[1][j] = x[3 * AHEAD][j];
             }
         }
     }
