@@ -53,6 +53,9 @@ gate_up_linear(const cu_dev_t *dev, const cu_weight_t *gate, const cu_weight_t *
     if (gate->family == CU_Q8 && cu_linear_alike(gate, up)) {
         return cu_linear_q8(dev, w, y, 2, a, n, gate->n_out, 0);
     }
+    if (gate->family != CU_Q8 && cu_gate_up_f_alike(gate, up) && n <= CU_F_DECODE) {
+        return cu_gate_up_f_sums(dev, gate, up, a, n, y);
+    }
     for (int i = 0; i < 2 && rc == INFER_OK; i++) {
         memset(&l, 0, sizeof(l));
         l.w[0] = w[i];

@@ -217,14 +217,40 @@ cu_linear_f(const cu_dev_t *dev, const cu_linear_t *l, const cu_acts_t *a,
 
 
 int
+cu_gate_up_f_alike(const cu_weight_t *gate, const cu_weight_t *up)
+{
+    return gate->family == up->family && gate->form == up->form
+           && gate->group == up->group && gate->n_out == up->n_out
+           && gate->n_in == up->n_in;
+}
+
+
+int
+cu_gate_up_f_sums(const cu_dev_t *dev, const cu_weight_t *gate,
+    const cu_weight_t *up, const cu_acts_t *a, uint32_t n, float *const y[2])
+{
+    cu_f_args_t  p;
+
+    if (n == 0) {
+        return INFER_OK;
+    }
+
+    gemm_f_args(&p, gate, a, n);
+    gemm_f_part(&p, gate, y[0]);
+    gemm_f_part(&p, up, y[1]);
+    p.ldy = gate->n_out;
+    return gemm_f_decode(dev, gate, &p);
+}
+
+
+int
 cu_gate_up_f_fuses(const cu_weight_t *gate, const cu_weight_t *up, uint32_t n,
     uint32_t want)
 {
     uint32_t  bf16 = 1u << CU_BF16 | 1u << CU_W4A16, f16 = 1u << CU_F16;
 
     return n <= CU_F_DECODE && gate->family != CU_Q8
-           && gate->family == up->family && gate->form == up->form
-           && gate->group == up->group && gate->n_out == up->n_out
+           && cu_gate_up_f_alike(gate, up)
            && want != 0 && ((want & ~bf16) == 0 || (want & ~f16) == 0);
 }
 

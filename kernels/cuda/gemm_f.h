@@ -25,7 +25,8 @@
  * Numerics. Up to CU_F_DECODE rows: the 64-byte blocks of a row (64 columns
  * of W4A16) go to CU_F_SPLIT warps in turn, each sums its own ascending, and
  * the partial sums are added in the order of the warps. So the bits of a row
- * depend on the matrix and that row, on nothing else. More rows: cublasLt or
+ * depend on the matrix and that row, on nothing else. fp8 is multiplied as
+ * f16 where the device has no product of its own. More rows: cublasLt or
  * tiles, whose sums may differ in the last bits. W8A8 is exact everywhere:
  * y = (float) sum * (row scale * weight scale).
  */
@@ -92,8 +93,13 @@ void cu_pack_f_place(cu_weight_t *w, uint8_t *device);
 int cu_linear_f(const cu_dev_t *dev, const cu_linear_t *l,
     const cu_acts_t *a, uint32_t n);
 
-/* Whether cu_gate_up_f() can do it: one family for both, up to CU_F_DECODE
- * rows, and 16-bit activations as its output (bits CU_BF16, CU_F16,
+/* Whether one launch can do both, of up to CU_F_DECODE rows. */
+int cu_gate_up_f_alike(const cu_weight_t *gate, const cu_weight_t *up);
+/* Their products, each [n, F], in one launch. */
+int cu_gate_up_f_sums(const cu_dev_t *dev, const cu_weight_t *gate,
+    const cu_weight_t *up, const cu_acts_t *a, uint32_t n, float *const y[2]);
+/* Whether cu_gate_up_f() can do it: matrices alike, up to CU_F_DECODE rows,
+ * and 16-bit activations as its output (bits CU_BF16, CU_F16,
  * CU_W4A16 of want alone, not bf16 and f16 at once). */
 int cu_gate_up_f_fuses(const cu_weight_t *gate, const cu_weight_t *up,
     uint32_t n, uint32_t want);
