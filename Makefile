@@ -27,6 +27,8 @@ DEFS   := -D_GNU_SOURCE
 ifneq ($(SANITIZER),)
 OPT    := -O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZER)
 LDSAN  := -fsanitize=$(SANITIZER)
+# our own assertions, too: `make check` takes the library as it is shipped
+DEFS   += -DINFER_DEBUG
 endif
 ifneq ($(filter undefined,$(subst $(comma), ,$(SANITIZER))),)
 OPT    += -fno-sanitize-recover=undefined
@@ -132,7 +134,7 @@ $(BUILD)/%: $(BUILD)/obj/kernels/bench/%.o $(BUILD)/libinfer.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) -o $@ $^ $(LIBS)
 
-# Unit tests check our own assertions too.
+# Inline code of ours checks its assertions in unit tests.
 $(BUILD)/engine/test/% $(BUILD)/kernels/test/%: DEFS += -DINFER_DEBUG
 $(BUILD)/engine/test/%: $(BUILD)/obj/engine/test/%.o $(BUILD)/libinfer.a
 	@mkdir -p $(@D)
