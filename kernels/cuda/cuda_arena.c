@@ -144,8 +144,7 @@ arena_linear_work(kern_ctx_t *c)
 void
 cu_arena_sizes(kern_ctx_t *c)
 {
-    uint32_t             room;
-    uint64_t             edits;
+    uint32_t             room, edits;
     const kern_shape_t  *s = &c->shape;
 
     room = cu_bucket_seqs(cu_bucket(s->max_seqs));
@@ -154,9 +153,9 @@ cu_arena_sizes(kern_ctx_t *c)
     c->outs = s->max_outs > room ? s->max_outs : room;
     c->seq_pages = (s->context + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
     c->mask_words = (s->vocab + 31) / 32;
-    edits = (uint64_t) c->outs
-            * ((s->vocab < s->context ? s->vocab : s->context) + CU_MAX_BIAS);
-    c->max_edits = edits > UINT32_MAX ? UINT32_MAX : (uint32_t) edits;
+    edits = (s->vocab < s->context ? s->vocab : s->context) + CU_MAX_BIAS;
+    c->max_edits = c->outs * (edits < KERN_MAX_EDITS ? edits
+                                                     : KERN_MAX_EDITS);
     c->head_bytes = cu_kv_head_bytes(s->kv_type, s->head_dim);
     c->max_phases = 2 * s->n_layers + 2;
     arena_linear_work(c);
