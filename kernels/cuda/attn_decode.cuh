@@ -178,7 +178,6 @@ dec_pairs(float2 v[(D + 63) / 64], const float *x, bool on)
     }
 }
 
-/* As rope_pair() does it. */
 template <int D>
 DEV_INLINE void
 dec_rotate(float2 v[(D + 63) / 64], const float2 t[(D + 63) / 64], uint32_t rope_dim)
@@ -186,8 +185,7 @@ dec_rotate(float2 v[(D + 63) / 64], const float2 t[(D + 63) / 64], uint32_t rope
 #pragma unroll
     for (uint32_t j = 0; j < (D + 63) / 64; j++) {
         if (64 * j + threadIdx.x % DEV_WARP * 2 < rope_dim) {
-            v[j] = make_float2(fmaf(v[j].x, t[j].x, v[j].y * -t[j].y),
-                               fmaf(v[j].y, t[j].x, v[j].x * t[j].y));
+            v[j] = rope_turn(v[j], t[j]);
         }
     }
 }

@@ -56,7 +56,7 @@ typedef struct {
 DEV_INLINE const int32_t *
 pre_table(const attn_job_t &job)
 {
-    return job.p.table + (size_t) (job.p.n_decode + blockIdx.z) * job.p.max_pages;
+    return job.p.table + (size_t) (job.p.n_decode + blockIdx.y) * job.p.max_pages;
 }
 
 template <uint32_t TYPE>
@@ -124,10 +124,10 @@ pre_fetch_16(uint16_t *kv, const attn_job_t &job, uint32_t keys, uint32_t from)
     typedef pre_tile_t<D, WM>  T;
     constexpr uint32_t         UNITS = D / 8, STEP = PRE_THREADS / UNITS, ROWS = 2 * T::KEYS;
     const uint32_t             c = threadIdx.x % UNITS, r0 = threadIdx.x / UNITS;
-    const uint8_t             *low = kv_head(job.a, pre_table(job), from, blockIdx.y), *high = low;
+    const uint8_t             *low = kv_head(job.a, pre_table(job), from, blockIdx.x), *high = low;
 
     if (T::PAGES > 1 && from + KERN_PAGE_TOKENS < keys) {
-        high = kv_head(job.a, pre_table(job), from + KERN_PAGE_TOKENS, blockIdx.y);
+        high = kv_head(job.a, pre_table(job), from + KERN_PAGE_TOKENS, blockIdx.x);
     }
     if (PRE_THREADS % UNITS != 0 && r0 >= STEP) {
         return;
@@ -168,7 +168,7 @@ pre_fetch_8(uint8_t *raw, const attn_job_t &job, uint32_t keys, uint32_t from)
     for (int p = 0; p < T::PAGES; p++) {
         uint32_t        pos = from + p * KERN_PAGE_TOKENS;
         bool            on = pos < keys;
-        const uint8_t  *head = kv_head(job.a, pre_table(job), on ? pos : from, blockIdx.y);
+        const uint8_t  *head = kv_head(job.a, pre_table(job), on ? pos : from, blockIdx.x);
 
 #pragma unroll(1)
         for (uint32_t i = threadIdx.x; i < T::PAGE8 / 16; i += PRE_THREADS) {
@@ -246,14 +246,15 @@ pre_scores(float s[WM][pre_tile_t<D, WM>::KEYS / 8][4], const uint16_t *q, const
     }
 }
 
-/* False: the block has nothing to do. Later rows see more keys, so their tiles start first. */
+/* False: the block has nothing to do. Later rows see more keys, so their tiles start first, those
+ * of all heads and sequences: blocks start in the order of x, y, z. */
 template <int D, int WM>
 DEV_INLINE bool
 pre_unit(pre_unit_t *u, const attn_job_t &job)
 {
-    const uint32_t  seq = job.p.n_decode + blockIdx.z, tile = gridDim.x - 1 - blockIdx.x;
+    const uint32_t  seq = job.p.n_decode + blockIdx.y, tile = gridDim.z - 1 - blockIdx.z;
 
-    u->g = blockIdx.y;
+    u->g = blockIdx.x;
     u->group = job.a.n_heads / job.a.n_kv_heads;
     u->rows = (uint32_t) job.p.seq_rows[seq] * u->group;
     u->first = tile * pre_tile_t<D, WM>::ROWS;
@@ -292,17 +293,19 @@ pre_mask(float s[WM][pre_tile_t<D, WM>::KEYS / 8][4], uint16_t *q, uint32_t from
     }
 }
 
-/* Scores into weights; what rows have so far is brought to the new maximum. l is the lane's own part
- * of the sum. */
+/* Scores into weights; what rows have so far is brought to the new maximum, which soon is the old
+ * one. l is the lane's own part of the sum. */
 template <int D, int KEYS, int WM>
 DEV_INLINE void
 pre_softmax(float s[WM][KEYS / 8][4], float o[WM][D / 8][4], float m[WM][2], float l[WM][2])
 {
 #pragma unroll
     for (int mi = 0; mi < WM; mi++) {
+        float  f[2];
+
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float  top = m[mi][half], f, sum = 0;
+            float  top = m[mi][half], sum = 0;
 
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) {
@@ -310,7 +313,7 @@ pre_softmax(float s[WM][KEYS / 8][4], float o[WM][D / 8][4], float m[WM][2], flo
             }
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-            f = dev_exp2(m[mi][half] - top);
+            f[half] = dev_exp2(m[mi][half] - top);
             m[mi][half] = top;
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) {
@@ -320,11 +323,15 @@ pre_softmax(float s[WM][KEYS / 8][4], float o[WM][D / 8][4], float m[WM][2], flo
                     sum += s[mi][n][i];
                 }
             }
-            l[mi][half] = fmaf(l[mi][half], f, sum);
+            l[mi][half] = fmaf(l[mi][half], f[half], sum);
+        }
+        if (__any_sync(~0u, f[0] != 1.0f || f[1] != 1.0f)) {
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
-                o[mi][n][2 * half] *= f;
-                o[mi][n][2 * half + 1] *= f;
+                o[mi][n][0] *= f[0];
+                o[mi][n][1] *= f[0];
+                o[mi][n][2] *= f[1];
+                o[mi][n][3] *= f[1];
             }
         }
     }
@@ -399,12 +406,13 @@ pre_store(const attn_job_t &job, const pre_unit_t &u, const float o[WM][D / 8][4
 
 /* attn_prefill_k: causal attention of the rows of the plan's sequences from n_decode on
  * shapes   qkv f32 [T, (H + 2 G) D]; pages as in cuda.h, with the rows' own keys; out f32 [T, H D]
- * launch   (tiles, G, prefill sequences) blocks of 128; 64 WM (row, head) pairs a block, 16 WM a warp
+ * launch   (G, prefill sequences, tiles) blocks of 128; 64 WM (row, head) pairs a block, 16 WM a
+ *          warp
  * math     f16 or bf16 products, f32 sums, weights rounded to the operands' type; against f64 from
  *          the same pages: 3e-3 of the largest value for f16 and 8-bit pages, 1.5e-2 for bf16
  * traffic  q and out once, pages once for each tile of rows      flops 4 * D * keys a (row, head)
  * bound    tensor cores (mma.sync)
- * measured H200, bench_attn, 32 / 8 heads of 128, f16, 2,048 tokens: 244 us (141 TFLOP/s)
+ * measured H200, 32 / 8 heads of 128, f16, 2,048 tokens: 244 us (141 TFLOP/s), before tile was z
  * source   Dao, "FlashAttention-2", 2023
  */
 template <uint32_t TYPE, int D, int WM>
@@ -502,8 +510,8 @@ static int
 pre_launch(const cu_dev_t *dev, const attn_job_t *job)
 {
     return dev_launch(dev, attn_prefill_k<TYPE, D, WM>,
-                      dim3(pre_tiles(job, pre_tile_t<D, WM>::ROWS), job->a.n_kv_heads,
-                           job->p.n_seqs - job->p.n_decode),
+                      dim3(job->a.n_kv_heads, job->p.n_seqs - job->p.n_decode,
+                           pre_tiles(job, pre_tile_t<D, WM>::ROWS)),
                       dim3(PRE_THREADS), pre_smem_bytes<D, WM>(kv_scaled(TYPE)), *job);
 }
 

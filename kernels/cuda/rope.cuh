@@ -8,17 +8,20 @@
 
 #include "dev.cuh"
 
+/* A pair of values, rotated by a pair of the table. */
+DEV_INLINE float2
+rope_turn(float2 v, float2 t)
+{
+    return make_float2(fmaf(v.x, t.x, v.y * -t.y), fmaf(v.y, t.x, v.x * t.y));
+}
+
 /* Values d and d + 1 (d even) of a head, rotated. table: cos, sin pairs of the position. */
 DEV_INLINE float2
 rope_pair(const float *x, uint32_t d, const float *table, uint32_t rope_dim)
 {
-    float2  v = ldf2(x + d), t;
+    float2  v = ldf2(x + d);
 
-    if (d >= rope_dim) {
-        return v;
-    }
-    t = ldf2(table + d);
-    return make_float2(fmaf(v.x, t.x, v.y * -t.y), fmaf(v.y, t.x, v.x * t.y));
+    return d < rope_dim ? rope_turn(v, ldf2(table + d)) : v;
 }
 
 /* Row of the table for a position. */
