@@ -249,7 +249,7 @@ test-sanitizer:
 # The module and the engine instrumented, under a stock nginx.
 ASAN_TESTS := t/020-http.t t/100-stream.t t/110-kill-engine.t \
               t/113-cancel.t t/118-limits.t t/120-kv.t t/121-slow.t \
-              t/124-hang.t t/125-deadline.t t/126-step.t \
+              t/124-hang.t t/125-deadline.t t/126-step.t t/127-late.t \
               t/160-cache.t t/161-join.t t/163-refresh.t t/164-pace.t \
               t/165-join-bus.t t/167-hit.t t/168-hit-shared.t \
               t/169-single.t t/170-redis.t t/171-redis-lock.t \
