@@ -96,43 +96,15 @@ static double
 measure(const Bench &b, std::vector<cu_weight_t> &w, const Shape &s,
     uint32_t n, int nodes)
 {
-    const size_t        step = s.fused ? 2 : 1;
-    cudaGraph_t         g;
-    cudaGraphExec_t     x;
-    cudaEvent_t         from, to;
-    std::vector<float>  ms(REPEATS);
+    const size_t  step = s.fused ? 2 : 1;
 
     launch(b, &w[0], s.fused ? &w[1] : NULL, n);   /* algorithms are chosen */
     check(cudaStreamSynchronize(b.dev.stream), "first launch");
-    check(cudaStreamBeginCapture(b.dev.stream, cudaStreamCaptureModeRelaxed),
-          "capture");
-
-    for (int i = 0; i < nodes; i++) {
-        const size_t  at = (size_t) i * step % w.size();
+    return graph_us(b.dev.stream, nodes, REPEATS, [&](size_t i) {
+        const size_t  at = i * step % w.size();
 
         launch(b, &w[at], s.fused ? &w[at + 1] : NULL, n);
-    }
-
-    check(cudaStreamEndCapture(b.dev.stream, &g), "end of capture");
-    check(cudaGraphInstantiate(&x, g, 0), "graph");
-    cudaEventCreate(&from);
-    cudaEventCreate(&to);
-    check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
-
-    for (float &t : ms) {
-        cudaEventRecord(from, b.dev.stream);
-        check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
-        cudaEventRecord(to, b.dev.stream);
-        check(cudaEventSynchronize(to), "graph run");
-        cudaEventElapsedTime(&t, from, to);
-    }
-
-    cudaEventDestroy(from);
-    cudaEventDestroy(to);
-    cudaGraphExecDestroy(x);
-    cudaGraphDestroy(g);
-    std::sort(ms.begin(), ms.end());
-    return ms[REPEATS / 2] * 1e3 / nodes;
+    });
 }
 
 static void

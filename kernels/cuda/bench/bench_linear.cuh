@@ -1,6 +1,7 @@
 /*
  * bench_linear.cuh: what the benches of linears share: checked calls, device
- * memory full of random bits, and the read bandwidth of this device.
+ * memory full of random bits, the time of a launch in a graph, and the read
+ * bandwidth of this device.
  */
 
 #ifndef BENCH_LINEAR_CUH
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <vector>
 
 #include <cuda_runtime.h>
 
@@ -67,6 +69,43 @@ device(size_t bytes)
     fill_k<<<1024, 256>>>((uint32_t *) p, bytes / 4);
     check(cudaDeviceSynchronize(), "fill");
     return p;
+}
+
+/* Microseconds of one of the n launches of a graph, in which launch(i) makes the i-th in the stream;
+ * the median of so many replays. */
+template <class F>
+static double
+graph_us(cudaStream_t stream, int n, int repeats, F launch)
+{
+    cudaGraph_t         g;
+    cudaGraphExec_t     x;
+    cudaEvent_t         from, to;
+    std::vector<float>  ms(repeats);
+
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "capture");
+    for (int i = 0; i < n; i++) {
+        launch((size_t) i);
+    }
+    check(cudaStreamEndCapture(stream, &g), "end of capture");
+    check(cudaGraphInstantiate(&x, g, 0), "graph");
+    cudaEventCreate(&from);
+    cudaEventCreate(&to);
+    check(cudaGraphLaunch(x, stream), "graph launch");
+
+    for (float &t : ms) {
+        cudaEventRecord(from, stream);
+        check(cudaGraphLaunch(x, stream), "graph launch");
+        cudaEventRecord(to, stream);
+        check(cudaEventSynchronize(to), "graph run");
+        cudaEventElapsedTime(&t, from, to);
+    }
+
+    cudaEventDestroy(from);
+    cudaEventDestroy(to);
+    cudaGraphExecDestroy(x);
+    cudaGraphDestroy(g);
+    std::sort(ms.begin(), ms.end());
+    return ms[repeats / 2] * 1e3 / n;
 }
 
 /* Bytes a second of a plain read of 2 GiB. */

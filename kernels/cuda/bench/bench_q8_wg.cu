@@ -139,36 +139,12 @@ launched(int rc, const char *what)
 static double
 measure(const Bench &b, launch_pt f, const std::vector<cu_q8_args_t> &w, uint32_t n, int nodes)
 {
-    cudaGraph_t         g;
-    cudaGraphExec_t     x;
-    cudaEvent_t         from, to;
-    std::vector<float>  ms(REPEATS);
-
-    check(cudaStreamBeginCapture(b.dev.stream, cudaStreamCaptureModeRelaxed), "capture");
-    for (int i = 0; i < nodes; i++) {
+    return graph_us(b.dev.stream, nodes, REPEATS, [&](size_t i) {
         cu_q8_args_t  p = w[i % w.size()];
 
         p.n = n;
         launched(f(&b.dev, &p), "in a graph");
-    }
-    check(cudaStreamEndCapture(b.dev.stream, &g), "end of capture");
-    check(cudaGraphInstantiate(&x, g, 0), "graph");
-    cudaEventCreate(&from);
-    cudaEventCreate(&to);
-    check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
-    for (float &t : ms) {
-        cudaEventRecord(from, b.dev.stream);
-        check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
-        cudaEventRecord(to, b.dev.stream);
-        check(cudaEventSynchronize(to), "graph run");
-        cudaEventElapsedTime(&t, from, to);
-    }
-    cudaEventDestroy(from);
-    cudaEventDestroy(to);
-    cudaGraphExecDestroy(x);
-    cudaGraphDestroy(g);
-    std::sort(ms.begin(), ms.end());
-    return ms[REPEATS / 2] * 1e3 / nodes;
+    });
 }
 
 /* All outputs of one launch into y, where nothing was. */

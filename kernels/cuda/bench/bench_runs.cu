@@ -109,34 +109,9 @@ static double
 measure(const Bench &b, const std::vector<cu_weight_t> &w, uint32_t n,
     uint32_t splits, bool deep)
 {
-    cudaGraph_t         g;
-    cudaGraphExec_t     x;
-    cudaEvent_t         from, to;
-    std::vector<float>  ms(REPEATS);
-
-    check(cudaStreamBeginCapture(b.dev.stream, cudaStreamCaptureModeRelaxed),
-          "capture");
-    for (size_t i = 0; i < NODES; i++) {
+    return graph_us(b.dev.stream, NODES, REPEATS, [&](size_t i) {
         launch(b, w[i % w.size()], n, splits, deep);
-    }
-    check(cudaStreamEndCapture(b.dev.stream, &g), "end of capture");
-    check(cudaGraphInstantiate(&x, g, 0), "graph");
-    cudaEventCreate(&from);
-    cudaEventCreate(&to);
-    check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
-    for (float &t : ms) {
-        cudaEventRecord(from, b.dev.stream);
-        check(cudaGraphLaunch(x, b.dev.stream), "graph launch");
-        cudaEventRecord(to, b.dev.stream);
-        check(cudaEventSynchronize(to), "graph run");
-        cudaEventElapsedTime(&t, from, to);
-    }
-    cudaEventDestroy(from);
-    cudaEventDestroy(to);
-    cudaGraphExecDestroy(x);
-    cudaGraphDestroy(g);
-    std::sort(ms.begin(), ms.end());
-    return ms[REPEATS / 2] * 1e3 / NODES;
+    });
 }
 
 /* The worst difference of a row over its largest value. */
