@@ -8,7 +8,6 @@ use strict;
 use warnings;
 use lib 't/lib';
 use Test::More;
-use Time::HiRes qw(sleep);
 use Infer;
 
 my $t = Infer->new(model => 'tiny', workers => 1,
@@ -42,16 +41,34 @@ sub late {
     return $c;
 }
 
-# the only thread is busy for longer than that, sooner or later
-my ($n, @late, @status) = (40_000);
+# Ticks of CPU time of the worker's threads but the first.
+sub ticks {
+    my ($worker) = $t->workers;
+    my $sum = 0;
+    for my $file (glob "/proc/$worker/task/[0-9]*/stat") {
+        next if $file =~ m{/task/$worker/};
+        open my $f, '<', $file or next;
+        my @stat = split ' ', <$f> =~ s/.*\)//r;
+        $sum += $stat[11] + $stat[12];
+    }
+    return $sum;
+}
+
+# the only thread is busy for longer than the worker waits (its second beyond
+# that), sooner or later
+my ($n, @late, @status) = (1);
 for (1 .. 6) {
-    my $big = $t->client;
-    $big->send('POST', '/slow/v1/tokenize', { prompt => 'abcdefghi ' x $n });
-    sleep 0.3;                          # it is read before
+    my $before = ticks();
+    my @big = map { $t->client } 1 .. $n;
+    $_->send('POST', '/slow/v1/tokenize', { prompt => 'abcdefghi ' x 640_000 })
+        for @big;
+    $t->wait_for(sub { ticks() > $before }, 10);
     @late = map { late($_) } 'completions', 'tokenize';
     @status = map { $_->response->{status} } @late;
-    $big->head;
-    $big->close;
+    for (@big) {
+        $_->head;
+        $_->close;
+    }
     last if "@status" eq '503 503';
     $n *= 2;
 }
