@@ -776,7 +776,7 @@ GET /v1/models
 --- http_config
     infer_zone z 64m;
     infer_engine z path=$TEST_NGINX_TMP/fifo;
-    infer_model tiny { path $TEST_NGINX_TINY_MODEL; }
+    infer_model tiny { zone z; path $TEST_NGINX_TINY_MODEL; }
 --- config
     location / { infer tiny; }
 --- must_die

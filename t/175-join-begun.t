@@ -80,7 +80,7 @@ sub stop_filled {
 my ($first, $second) = connections();
 my ($round, $stops, $kills, $bad, $up) = (0, 0, 0, 0, 0);
 my $end = time + ($ENV{INFER_SHORT} ? 15 : 6);
-while (time < $end || (!$kills && time < $end + 30)) {
+while (time < $end || (!$kills && time < $end + 90)) {
     my %r = (%ask, prompt => 'round ' . $round++);
     my ($c1, $c2) = ($at{$first}[0], $at{$second}[0]);
     $c1->send('POST', '/v1/completions', \%r);
