@@ -72,8 +72,9 @@ endif
 # left out here, for their time, are those
 #   without a model (000, 001), by nginx -t alone (011), of installation (122),
 #   whose subject is in the workers: slow clients and memory (121, 130), late
-#     jobs and copies (127), old answers and refreshes (162, 163), paces (164), hits (167, 168), the cache
-#     in one process (169), Redis (170 to 174),
+#     jobs and copies (127), old answers and refreshes (162, 163), paces
+#     (164), hits (167, 168), the cache in one process (169), Redis (170 to
+#     174),
 #   166, whose joined groups are on the device what 161 and 110 have there,
 #   176, purges, which are in the workers, too,
 #   200, which needs the real model: too slow emulated, it skips.
