@@ -182,26 +182,13 @@ family(Bench &b, cu_family_e f, uint32_t form, const Shape &s, bool quick)
 int
 main(int argc, char **argv)
 {
-    const bool      quick = argc > 1 && strcmp(argv[1], "quick") == 0;
-    Bench           b = {};
-    cudaDeviceProp  prop;
-    infer_err_t     err;
-    int             count = 0;
+    const bool   quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    Bench        b = {};
+    infer_err_t  err;
 
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-        printf("no CUDA device\n");
+    if (!open_device(b.dev, b.rate, 80)) {
         return 77;
     }
-
-    check(cudaGetDeviceProperties(&prop, 0), "properties");
-    check(cudaStreamCreateWithFlags(&b.dev.stream, cudaStreamNonBlocking),
-          "stream");
-    b.dev.n_sms = prop.multiProcessorCount;
-    b.dev.cc = 10 * prop.major + prop.minor;
-    b.dev.pdl = b.dev.cc >= 90;
-    b.rate = read_rate();
-    printf("# %s, %d SMs, read %.0f GB/s\n", prop.name, b.dev.n_sms,
-           b.rate / 1e9);
 
     if (cu_blas_open(&b.blas, NULL, &err) != INFER_OK) {
         printf("# %s\n", err.text);

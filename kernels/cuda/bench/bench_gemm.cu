@@ -151,41 +151,17 @@ form(const Bench &b, uint32_t f, const Shape &s, bool quick)
     cudaFree(all);
 }
 
-static void
-acts(cu_acts_t &a, uint32_t rows, uint32_t n_in)
-{
-    const size_t  n = (size_t) rows * n_in;
-
-    a.q = (int8_t *) device(n);
-    a.d = (float *) device(n / 8);
-    a.dsum = (float *) device(n / 8);
-    a.dsum2 = (float *) device(n / 4);
-    a.n_in = n_in;
-}
-
 int
 main(int argc, char **argv)
 {
-    const bool      quick = argc > 1 && strcmp(argv[1], "quick") == 0;
-    Bench           b = {};
-    cudaDeviceProp  prop;
-    int             count = 0;
+    const bool  quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    Bench       b = {};
 
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-        printf("no CUDA device\n");
+    if (!open_device(b.dev, b.rate, 80)) {
         return 77;
     }
-    check(cudaGetDeviceProperties(&prop, 0), "properties");
-    check(cudaStreamCreateWithFlags(&b.dev.stream, cudaStreamNonBlocking),
-          "stream");
-    b.dev.n_sms = prop.multiProcessorCount;
-    b.dev.cc = 10 * prop.major + prop.minor;
-    b.dev.pdl = b.dev.cc >= 90;
-    b.rate = read_rate();
-    printf("# %s, %d SMs, read %.0f GB/s\n", prop.name, b.dev.n_sms,
-           b.rate / 1e9);
-    acts(b.a, MAX_ROWS, MAX_FFN);
-    acts(b.out, MAX_ROWS, MAX_FFN);
+    b.a = q8_acts(MAX_ROWS, MAX_FFN);
+    b.out = q8_acts(MAX_ROWS, MAX_FFN);
     b.y = (float *) device((size_t) MAX_ROWS * 2 * MAX_FFN * 4);
 
     for (const Shape &s : shapes) {

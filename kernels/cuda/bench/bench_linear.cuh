@@ -1,7 +1,7 @@
 /*
  * bench_linear.cuh: what the benches of linears share: checked calls, device
- * memory full of random bits, the time of a launch in a graph, and the read
- * bandwidth of this device.
+ * memory full of random bits, activations, the time of a launch in a graph,
+ * and the device with its read bandwidth.
  */
 
 #ifndef BENCH_LINEAR_CUH
@@ -17,6 +17,7 @@
 #include <cuda_runtime.h>
 
 #include "bench_pick.h"
+#include "cuda.h"
 
 static void
 check(cudaError_t rc, const char *what)
@@ -132,6 +133,45 @@ read_rate(void)
 
     cudaFree(p);
     return (double) bytes / best * 1e3;
+}
+
+/* The device as kernels get it, its read bandwidth in bytes a second; both are told. False, and
+ * that is told: there is none of compute capability CC at least. */
+static bool
+open_device(cu_dev_t &dev, double &rate, int cc)
+{
+    cudaDeviceProp  prop;
+    int             count = 0;
+
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0
+        || cudaGetDeviceProperties(&prop, 0) != cudaSuccess
+        || 10 * prop.major + prop.minor < cc)
+    {
+        printf("no CUDA device of compute capability %d.%d\n", cc / 10, cc % 10);
+        return false;
+    }
+    check(cudaStreamCreateWithFlags(&dev.stream, cudaStreamNonBlocking), "stream");
+    dev.n_sms = prop.multiProcessorCount;
+    dev.cc = 10 * prop.major + prop.minor;
+    dev.pdl = dev.cc >= 90;
+    rate = read_rate();
+    printf("# %s, %d SMs, read %.0f GB/s\n", prop.name, dev.n_sms, rate / 1e9);
+    return true;
+}
+
+/* Activations of q8, random bits. */
+static inline cu_acts_t
+q8_acts(size_t rows, uint32_t n_in)
+{
+    const size_t  n = rows * n_in;
+    cu_acts_t     a = {};
+
+    a.q = (int8_t *) device(n);
+    a.d = (float *) device(n / 8);
+    a.dsum = (float *) device(n / 8);
+    a.dsum2 = (float *) device(n / 4);
+    a.n_in = n_in;
+    return a;
 }
 
 #endif

@@ -263,10 +263,7 @@ acts(Bench &b)
         x = x * 1664525 + 1013904223;
         v = (int8_t) ((int) (x >> 8) % 255 - 127);
     }
-    b.a.q = (int8_t *) device(n);
-    b.a.d = (float *) device(n / 8);
-    b.a.dsum = (float *) device(n / 8);
-    b.a.dsum2 = (float *) device(n / 4);
+    b.a = q8_acts(MAX_ROWS, MAX_IN);
     check(cudaMemcpy(b.a.q, q.data(), n, cudaMemcpyHostToDevice), "activations");
     bits(b.a.d, n / 8, 7, 0x007fffff, 0x3c000000);
     bits(b.a.dsum, n / 8, 8, 0x807fffff, 0x3f000000);
@@ -277,21 +274,17 @@ acts(Bench &b)
 int
 main(int argc, char **argv)
 {
-    const bool      quick = argc > 1 && strcmp(argv[1], "quick") == 0;
-    Bench           b = {};
-    cudaDeviceProp  prop;
-    int             count = 0;
+    const bool  quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    Bench       b = {};
+    double      rate;
 
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0
-        || cudaGetDeviceProperties(&prop, 0) != cudaSuccess || prop.major != 9)
-    {
-        printf("no CUDA device of compute capability 9.0\n");
+    if (!open_device(b.dev, rate, 90)) {
         return 77;
     }
-    check(cudaStreamCreateWithFlags(&b.dev.stream, cudaStreamNonBlocking), "stream");
-    b.dev.n_sms = prop.multiProcessorCount;
-    b.dev.cc = 90;
-    b.dev.pdl = 1;
+    if (b.dev.cc != 90) {
+        printf("wgmma is of compute capability 9.0 alone\n");
+        return 77;
+    }
     b.dev.work_bytes = q8_wg_work(CU_B8SM2, MAX_IN, MAX_ROWS);
     b.dev.work = device(b.dev.work_bytes);
     b.rows = { 8, 16, 32, 64, 128, 512, 2048 };
@@ -299,7 +292,6 @@ main(int argc, char **argv)
     if (quick) {
         b.shapes.resize(1);
     }
-    printf("# %s, %d SMs, read %.0f GB/s\n", prop.name, b.dev.n_sms, read_rate() / 1e9);
     acts(b);
     b.y = (float *) device((size_t) MAX_ROWS * MAX_OUT * sizeof(float));
     b.ref = (float *) device((size_t) MAX_ROWS * MAX_OUT * sizeof(float));

@@ -195,21 +195,13 @@ family(const Bench &b, cu_family_e f, uint32_t form, uint32_t n_out,
 int
 main(void)
 {
-    Bench           b = {};
-    cudaDeviceProp  prop;
-    int             count = 0;
-    bool            good = true;
+    Bench   b = {};
+    double  rate;
+    bool    good = true;
 
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-        printf("no CUDA device\n");
+    if (!open_device(b.dev, rate, 80)) {
         return 77;
     }
-    check(cudaGetDeviceProperties(&prop, 0), "properties");
-    check(cudaStreamCreateWithFlags(&b.dev.stream, cudaStreamNonBlocking),
-          "stream");
-    b.dev.n_sms = prop.multiProcessorCount;
-    b.dev.cc = 10 * prop.major + prop.minor;
-    b.dev.pdl = b.dev.cc >= 90;
     b.acts = device((size_t) 64 * 14336 * 2);
     b.row = (float *) device(64 * 4);
     b.y = (float *) device((size_t) 64 * MAX_OUT * 4);
@@ -217,8 +209,7 @@ main(void)
     b.sums = (float *) device((size_t) 128 * RUNS * 32768);
     b.counters = (uint32_t *) device(128 * 4);
     check(cudaMemset(b.counters, 0, 128 * 4), "counters");
-    printf("# %s, %d SMs, read %.0f GB/s\n", prop.name, b.dev.n_sms,
-           read_rate() / 1e9);
+    check(cudaDeviceSynchronize(), "counters");
 
     for (const auto &s : shapes) {
         good &= family(b, CU_BF16, 0, s.n_out, s.n_in, s.name);
