@@ -22,6 +22,7 @@
 #define AT_BODY_MAX  (1 << 16)
 
 /* tpl NULL: a model without a template. */
+__attribute__((unused))
 static infer_text_t *
 at_open(const char *tpl, void **image)
 {

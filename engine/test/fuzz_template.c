@@ -42,6 +42,24 @@ fuzz_seed(uint32_t i, uint8_t *buf, size_t cap)
     return n;
 }
 
+/* Bytes of the one Chinese letter, which only the client's text has, are the
+ * client's whatever the template did with them. */
+static int
+fuzz_whose(const infer_rendered_t *r, const uint8_t *data, size_t len)
+{
+    if (memchr(data, 0xe4, len) != NULL || memchr(data, '\\', len) != NULL) {
+        return 1;
+    }
+
+    for (size_t i = 0; i < r->len; i++) {
+        if (r->text[i] == '\xe4' && (r->client == NULL || !r->client[i])) {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
@@ -50,8 +68,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     infer_template_t *t;
     infer_err_t       err = { 0, "" };
     json_t           *vars;
-    char             *out = NULL;
-    size_t            n = 0;
+    infer_rendered_t  out;
     int               rc;
 
     rc = infer_template_compile(&t, (const char *) data, len, &err);
@@ -64,20 +81,22 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
     vars = json_pack("{s:[{s:s,s:s},{s:s,s:s}],s:[{s:s,s:[n,b,f]}],"
                      "s:{s:s,s:[i,i]},s:b,s:s}", "messages", "role",
-                     "user", "content", " H\xc3\xa9llo a\n", "role",
-                     "assistant", "content", "x", "tools", "name", "f",
-                     "args", 1, 2.5, "d", "k", "v\"'", "l", 1, 2,
+                     "user", "content", " H\xc3\xa9llo \xe4\xb8\xad a\n",
+                     "role", "assistant", "content", "x\xe4\xb8\xad",
+                     "tools", "name", "f\xe4\xb8\xad", "args", 1, 2.5, "d",
+                     "k\xe4\xb8\xad", "v\"'\xe4\xb8\xad", "l", 1, 2,
                      "add_generation_prompt", 1, "bos_token", "<s>");
     if (vars == NULL) {
         abort();
     }
-    rc = infer_template_render(t, vars, &limits, 1700000000, &out, &n, &err);
-    if (rc == INFER_OK ? out == NULL || out[n] != '\0' || n > 65536
-                       : out != NULL || err.text[0] == '\0')
+    rc = infer_template_render(t, vars, &limits, 1700000000, &out, &err);
+    if (rc == INFER_OK ? out.text == NULL || out.text[out.len] != '\0'
+                         || out.len > 65536 || !fuzz_whose(&out, data, len)
+                       : out.text != NULL || err.text[0] == '\0')
     {
         abort();
     }
-    free(out);
+    infer_rendered_free(&out);
     json_decref(vars);
     infer_template_free(t);
     return 0;

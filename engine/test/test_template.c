@@ -14,23 +14,38 @@
 
 #define NOW  1700000000
 
-/* Renders src with vars; *out is the caller's, NULL on failure. */
+/* Renders src with vars; *out is the caller's, empty on failure. */
 static int
-render(const char *src, size_t len, json_t *vars,
-    const infer_template_limits_t *lim, char **out, size_t *n,
+render_marked(const char *src, size_t len, json_t *vars,
+    const infer_template_limits_t *lim, infer_rendered_t *out,
     infer_err_t *err)
 {
     infer_template_t *t;
     int               rc;
 
-    *out = NULL;
+    memset(out, 0, sizeof(*out));
     memset(err, 0, sizeof(*err));
     rc = infer_template_compile(&t, src, len, err);
     if (rc != INFER_OK) {
         return rc;
     }
-    rc = infer_template_render(t, vars, lim, NOW, out, n, err);
+    rc = infer_template_render(t, vars, lim, NOW, out, err);
     infer_template_free(t);
+    return rc;
+}
+
+/* The text alone; NULL on failure. */
+static int
+render(const char *src, size_t len, json_t *vars,
+    const infer_template_limits_t *lim, char **out, size_t *n,
+    infer_err_t *err)
+{
+    infer_rendered_t r;
+    int              rc = render_marked(src, len, vars, lim, &r, err);
+
+    free(r.client);
+    *out = r.text;
+    *n = r.len;
     return rc;
 }
 
@@ -433,17 +448,17 @@ thread_main(void *p)
 
     for (int i = 0; i < 50; i++) {
         json_t     *vars = json_pack("{s:[i,i,i]}", "xs", 1, 2, i);
-        char        want[32], *out;
-        size_t      n;
-        infer_err_t err;
+        char              want[32];
+        infer_rendered_t  out;
+        infer_err_t       err;
 
         (void) snprintf(want, sizeof(want), "(1)(2)(%d)", i);
-        if (infer_template_render(a->tpl, vars, NULL, NOW, &out, &n, &err)
+        if (infer_template_render(a->tpl, vars, NULL, NOW, &out, &err)
             == INFER_OK)
         {
-            a->good += strcmp(out, want) == 0;
+            a->good += strcmp(out.text, want) == 0;
         }
-        free(out);
+        infer_rendered_free(&out);
         json_decref(vars);
     }
 

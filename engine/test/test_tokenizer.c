@@ -196,6 +196,60 @@ test_pre(void)
 }
 
 
+/* mine has a 'c' for every byte of s that is the client's. */
+static void
+marked(const infer_text_t *t, const char *s, const char *mine,
+    const int32_t *want, size_t n_want)
+{
+    size_t len = strlen(s), n;
+    uint8_t *client = malloc(len);
+    int32_t *ids;
+
+    if (client == NULL) {
+        abort();
+    }
+
+    for (size_t i = 0; i < len; i++) {
+        client[i] = mine[i] == 'c';
+    }
+
+    ok(infer_text_encode_marked(t, s, client, len, INFER_TEXT_SPECIAL, &ids,
+                                &n, NULL) == INFER_OK
+       && n == n_want && memcmp(ids, want, n * sizeof(*ids)) == 0,
+       "%s as %s", s, mine);
+    free(ids);
+    free(client);
+}
+
+#define MARKED(t, s, mine, ...)  do {                                         \
+        static const int32_t want_[] = { __VA_ARGS__ };                       \
+        marked(t, s, mine, want_, sizeof(want_) / sizeof(want_[0]));          \
+    } while (0)
+
+
+static void
+test_marked(void)
+{
+    void *image;
+    infer_text_t *t = tm_open(tm_file(&base), &image);
+
+    MARKED(t, "<s>", "...", 256);
+    MARKED(t, "<s>", "ccc", '<', 's', '>');
+    MARKED(t, "<s>", "..c", '<', 's', '>');
+    MARKED(t, "<s>", "c..", '<', 's', '>');
+    MARKED(t, "<s>", ".c.", '<', 's', '>');
+    MARKED(t, "<s><s><s>", "...ccc...", 256, '<', 's', '>', 256);
+    MARKED(t, "<s<s>", "cc...", '<', 's', 256);
+    MARKED(t, "<s>ab</s>", ".....cccc", 256, 261, '<', '/', 's', '>');
+    MARKED(t, "<s>ab</s>", "...cc....", 256, 261, 257);
+    MARKED(t, "<tool>>", "ccccccc", 260);
+    MARKED(t, "<tool><s>", "cccccc...", 259, 256);
+    MARKED(t, "unknown", "......c", 'u', 'n', 'k', 'n', 'o', 'w', 'n');
+    infer_text_close(t);
+    free(image);
+}
+
+
 static void
 test_special(void)
 {
@@ -462,6 +516,7 @@ main(void)
     test_merges();
     test_pre();
     test_special();
+    test_marked();
     test_bytes();
     test_hostile();
     test_golden();

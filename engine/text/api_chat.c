@@ -1,7 +1,7 @@
 /*
  * api_chat.c: messages -> prompt, through the model's chat template. The
  * template sees copies in a normal form: content is a string, `developer` is
- * `system`.
+ * `system`, and a role is one of ours.
  */
 
 #include "text/api_int.h"
@@ -274,14 +274,14 @@ chat_mark(api_ctx_t *c, json_t *list)
 
 /* Cuts the prompt at the last mark. */
 static int
-chat_cut(api_ctx_t *c, char *prompt, size_t *len)
+chat_cut(api_ctx_t *c, infer_rendered_t *prompt)
 {
     size_t n = strlen(CHAT_MARK);
 
-    for (size_t i = *len; i >= n; i--) {
-        if (memcmp(prompt + i - n, CHAT_MARK, n) == 0) {
-            *len = i - n;
-            prompt[*len] = '\0';
+    for (size_t i = prompt->len; i >= n; i--) {
+        if (memcmp(prompt->text + i - n, CHAT_MARK, n) == 0) {
+            prompt->len = i - n;
+            prompt->text[prompt->len] = '\0';
             return INFER_OK;
         }
     }
@@ -343,14 +343,13 @@ chat_vars(api_ctx_t *c, json_t *list, int add_prompt, json_t **out)
 
 
 static int
-chat_render(api_ctx_t *c, json_t *vars, char **prompt, size_t *len)
+chat_render(api_ctx_t *c, json_t *vars, infer_rendered_t *prompt)
 {
     int                      rc;
     infer_err_t              err = { 0 };
     const infer_template_t  *tpl = infer_text_template(c->text);
 
-    rc = infer_template_render(tpl, vars, NULL, c->conf->now, prompt, len,
-                               &err);
+    rc = infer_template_render(tpl, vars, NULL, c->conf->now, prompt, &err);
 
     if (rc == INFER_OK) {
         return INFER_OK;
@@ -388,7 +387,7 @@ chat_ending(api_ctx_t *c, int *add_prompt, int *go_on)
 
 
 int
-api_chat_prompt(api_ctx_t *c, char **prompt, size_t *len)
+api_chat_prompt(api_ctx_t *c, infer_rendered_t *prompt)
 {
     int      add_prompt = 1, go_on = 0, rc;
     json_t  *list = NULL, *vars = NULL;
@@ -423,15 +422,15 @@ api_chat_prompt(api_ctx_t *c, char **prompt, size_t *len)
     rc = chat_vars(c, list, add_prompt, &vars);
 
     if (rc == INFER_OK) {
-        rc = chat_render(c, vars, prompt, len);
+        rc = chat_render(c, vars, prompt);
         json_decref(vars);
     }
 
     if (rc == INFER_OK && go_on) {
-        rc = chat_cut(c, *prompt, len);
+        rc = chat_cut(c, prompt);
 
         if (rc != INFER_OK) {
-            free(*prompt);
+            infer_rendered_free(prompt);
         }
     }
 

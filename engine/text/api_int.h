@@ -52,14 +52,16 @@ int api_seed(api_ctx_t *c);
 int api_sampling(api_ctx_t *c);
 int api_refuse_later(api_ctx_t *c);
 
-/* api_chat.c: renders the template over `messages`; *prompt is malloc'd. */
-int api_chat_prompt(api_ctx_t *c, char **prompt, size_t *len);
+/* api_chat.c: renders the template over `messages`; *prompt is the
+ * caller's. */
+int api_chat_prompt(api_ctx_t *c, infer_rendered_t *prompt);
 int api_chat(api_ctx_t *c);
 
 /* api_prompt.c: `prompt` of completions; budget of every prompt. */
 int api_completions(api_ctx_t *c);
-int api_encode(api_ctx_t *c, const char *param, const char *s, size_t len,
-    unsigned flags, infer_api_prompt_t *p);
+int api_encode(api_ctx_t *c, const char *param, const char *s,
+    const uint8_t *client, size_t len, unsigned flags,
+    infer_api_prompt_t *p);
 int api_budget(api_ctx_t *c, const char *param);
 
 /* api_tools.c: the endpoints that answer at once. */

@@ -7,14 +7,15 @@
 
 
 int
-api_encode(api_ctx_t *c, const char *param, const char *s, size_t len,
-    unsigned flags, infer_api_prompt_t *p)
+api_encode(api_ctx_t *c, const char *param, const char *s,
+    const uint8_t *client, size_t len, unsigned flags, infer_api_prompt_t *p)
 {
     size_t       n = 0;
     int          rc;
     infer_err_t  err = { 0 };
 
-    rc = infer_text_encode(c->text, s, len, flags, &p->ids, &n, &err);
+    rc = infer_text_encode_marked(c->text, s, client, len, flags, &p->ids,
+                                  &n, &err);
 
     if (rc == INFER_NOMEM) {
         return api_nomem(c);
@@ -87,7 +88,7 @@ prompt_text(api_ctx_t *c, const json_t *v, infer_api_prompt_t *p)
         }
     }
 
-    return api_encode(c, "prompt", s, len,
+    return api_encode(c, "prompt", s, NULL, len,
                       INFER_TEXT_BOS | INFER_TEXT_SPECIAL, p);
 }
 
@@ -205,21 +206,20 @@ api_completions(api_ctx_t *c)
 int
 api_chat(api_ctx_t *c)
 {
-    char    *prompt;
-    size_t   len;
-    int      rc = prompt_room(c, 1);
+    int               rc = prompt_room(c, 1);
+    infer_rendered_t  prompt;
 
     if (rc == INFER_OK) {
-        rc = api_chat_prompt(c, &prompt, &len);
+        rc = api_chat_prompt(c, &prompt);
     }
 
     if (rc != INFER_OK) {
         return rc;
     }
 
-    rc = api_encode(c, "messages", prompt, len, INFER_TEXT_SPECIAL,
-                    &c->req->prompts[0]);
-    free(prompt);
+    rc = api_encode(c, "messages", prompt.text, prompt.client, prompt.len,
+                    INFER_TEXT_SPECIAL, &c->req->prompts[0]);
+    infer_rendered_free(&prompt);
 
     return rc == INFER_OK ? api_budget(c, "messages") : rc;
 }

@@ -64,8 +64,8 @@ api_tokenize(api_ctx_t *c)
         return rc;
     }
 
-    rc = api_encode(c, name, json_string_value(v), json_string_length(v),
-                    (special ? INFER_TEXT_SPECIAL : 0)
+    rc = api_encode(c, name, json_string_value(v), NULL,
+                    json_string_length(v), (special ? INFER_TEXT_SPECIAL : 0)
                     | (bos ? INFER_TEXT_BOS : 0), &p);
 
     if (rc != INFER_OK) {
@@ -136,18 +136,17 @@ api_detokenize(api_ctx_t *c)
 int
 api_apply_template(api_ctx_t *c)
 {
-    char    *prompt;
-    size_t   len;
-    int      rc = api_chat_prompt(c, &prompt, &len);
+    infer_rendered_t  prompt;
+    int               rc = api_chat_prompt(c, &prompt);
 
     if (rc != INFER_OK) {
         return rc;
     }
 
     infer_buf_str(&c->req->body, "{\"prompt\":");
-    infer_buf_quote(&c->req->body, prompt, len);
+    infer_buf_quote(&c->req->body, prompt.text, prompt.len);
     infer_buf_str(&c->req->body, "}");
-    free(prompt);
+    infer_rendered_free(&prompt);
 
     return tools_done(c);
 }

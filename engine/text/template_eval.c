@@ -123,7 +123,7 @@ eval_kwarg(tpl_ctx_t *c, tpl_args_t *a, uint32_t *cap, tpl_val_t name,
         }
         a->kw = kw;
     }
-    a->kw[a->n_kw++] = (tpl_kw_t) { name.u.s, name.len, v };
+    a->kw[a->n_kw++] = (tpl_kw_t) { name, v };
 }
 
 static tpl_args_t
@@ -178,8 +178,8 @@ static const tpl_kw_t *
 eval_find_kw(const tpl_args_t *a, tpl_val_t name)
 {
     for (uint32_t i = 0; i < a->n_kw; i++) {
-        if (a->kw[i].len == name.len
-            && memcmp(a->kw[i].name, name.u.s, name.len) == 0)
+        if (a->kw[i].name.len == name.len
+            && memcmp(a->kw[i].name.u.s, name.u.s, name.len) == 0)
         {
             return &a->kw[i];
         }
@@ -198,8 +198,7 @@ macro_bind(tpl_ctx_t *c, tpl_frame_t *f, const tpl_node_t *m,
     tpl_val_t kwargs = tpl_new_dict(c, 0);
 
     for (uint32_t k = 0; k < a->n_kw; k++) {
-        tpl_dict_set(c, kwargs.u.dict, tpl_str(a->kw[k].name, a->kw[k].len),
-                     a->kw[k].v);
+        tpl_dict_set(c, kwargs.u.dict, a->kw[k].name, a->kw[k].v);
     }
     for (const tpl_node_t *p = m->a; p != NULL; p = p->next, i++) {
         const tpl_kw_t *kw = eval_find_kw(a, p->v);
@@ -244,7 +243,7 @@ run_capture(tpl_ctx_t *c, tpl_frame_t *f, const tpl_node_t *list, int *rc)
     c->out = &b;
     *rc = run_list(c, f, list);
     c->out = out;
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 static tpl_val_t

@@ -56,13 +56,14 @@ filter_title(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
     for (uint32_t i = 0; i < s.len; ) {
         uint32_t cp, n = tpl_cp(s.u.s + i, s.len - i, &cp);
 
-        tpl_put_cp(c, &b, in ? tpl_to_lower(cp) : tpl_to_upper(cp));
+        tpl_put_cp(c, &b, in ? tpl_to_lower(cp) : tpl_to_upper(cp),
+                   tpl_is_client(s, i));
         in = !tpl_is_space(cp)
              && !(cp != 0 && cp < 128 && strchr("-({[<", (int) cp) != NULL);
         i += n;
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 static tpl_val_t
@@ -91,33 +92,26 @@ filter_replace(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
 static tpl_val_t
 filter_escape(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
 {
-    tpl_val_t s = tpl_to_str(c, v);
-    tpl_buf_t b = { 0 };
+    static const char        from[] = "&<>\"'";
+    static const char *const to[] = { "&amp;", "&lt;", "&gt;", "&#34;",
+                                      "&#39;" };
+    tpl_val_t                s = tpl_to_str(c, v);
+    tpl_buf_t                b = { 0 };
 
     (void) a;
     for (uint32_t i = 0; i < s.len; i++) {
-        switch (s.u.s[i]) {
-        case '&':
-            tpl_puts(c, &b, "&amp;");
-            break;
-        case '<':
-            tpl_puts(c, &b, "&lt;");
-            break;
-        case '>':
-            tpl_puts(c, &b, "&gt;");
-            break;
-        case '"':
-            tpl_puts(c, &b, "&#34;");
-            break;
-        case '\'':
-            tpl_puts(c, &b, "&#39;");
-            break;
-        default:
-            tpl_put(c, &b, &s.u.s[i], 1);
+        const char *p = s.u.s[i] != '\0' ? strchr(from, s.u.s[i]) : NULL;
+
+        if (p == NULL) {
+            tpl_put_part(c, &b, s, i, 1);
+
+        } else {
+            tpl_put_as(c, &b, to[p - from], strlen(to[p - from]),
+                       tpl_is_client(s, i));
         }
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 static tpl_val_t
@@ -282,7 +276,7 @@ filter_tojson(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
 
     tpl_json(c, &b, v, (int) n, 0, tpl_arg_true(a, UINT32_MAX, "sort_keys", 0),
              tpl_arg_true(a, UINT32_MAX, "ensure_ascii", 0));
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 static tpl_val_t
@@ -309,12 +303,12 @@ filter_indent(tpl_ctx_t *c, tpl_val_t v, const tpl_args_t *a)
             tpl_put(c, &b, "\n", 1);
         }
         if (i == 0 ? first : blank || l.len != 0) {
-            tpl_put(c, &b, pad.u.s, pad.len);
+            tpl_put_str(c, &b, pad);
         }
-        tpl_put(c, &b, l.u.s, l.len);
+        tpl_put_str(c, &b, l);
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 static tpl_val_t

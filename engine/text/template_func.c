@@ -74,8 +74,7 @@ func_dict(tpl_ctx_t *c, tpl_val_t self, const tpl_args_t *a)
         }
     }
     for (uint32_t i = 0; i < a->n_kw; i++) {
-        tpl_dict_set(c, d.u.dict, tpl_str(a->kw[i].name, a->kw[i].len),
-                     a->kw[i].v);
+        tpl_dict_set(c, d.u.dict, a->kw[i].name, a->kw[i].v);
     }
 
     return d;
@@ -120,7 +119,7 @@ func_strftime_now(tpl_ctx_t *c, tpl_val_t self, const tpl_args_t *a)
         size_t k = 1;
 
         if (f.u.s[i] != '%' || i + 1 == f.len) {
-            tpl_put(c, &b, &f.u.s[i], 1);
+            tpl_put_part(c, &b, f, i, 1);
             continue;
         }
         i++;
@@ -133,10 +132,11 @@ func_strftime_now(tpl_ctx_t *c, tpl_val_t self, const tpl_args_t *a)
         {
             tpl_fail(c, INFER_UNSUPPORTED, "unknown strftime format");
         }
-        tpl_put(c, &b, t, strftime(t, sizeof(t), fmt, &tm));
+        tpl_put_as(c, &b, t, strftime(t, sizeof(t), fmt, &tm),
+                   tpl_is_client(f, i));
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 static tpl_val_t

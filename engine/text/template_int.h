@@ -6,7 +6,10 @@
  * read-only once made) and one render (arena of values and output).
  *
  * Strings are UTF-8 (source and variables are checked); lengths and indices
- * that a template sees count code points.
+ * that a template sees count code points. Each byte of a string is the
+ * template's or the client's and stays so wherever it is copied to: whatever
+ * makes a string of another one says so, by tpl_sub, tpl_put_part or
+ * tpl_put_as.
  */
 
 #ifndef INFER_TEXT_TEMPLATE_INT_H
@@ -19,7 +22,7 @@
 
 #define TPL_MAX_SOURCE    (1u << 20)
 #define TPL_COMPILE_CAP   (64u << 20)
-#define TPL_RENDER_CAP    (64u << 20)   /* and four times max_output */
+#define TPL_RENDER_CAP    (64u << 20)   /* and eight times max_output */
 #define TPL_MAX_NEST      100           /* parser */
 #define TPL_EVAL_DEPTH    8             /* expressions per max_depth */
 #define TPL_MAX_RANGE     100000
@@ -48,12 +51,17 @@ typedef struct tpl_method_s  tpl_method_t;
 typedef struct tpl_state_s   tpl_state_t;
 typedef struct tpl_func_s    tpl_func_t;
 
-/* UNDEF: s is the name for the message. flag of a tuple: 1, it is a group
- * of groupby(). */
+/* Whose text a string is. */
+enum { TPL_TEMPLATE, TPL_CLIENT, TPL_MIXED };
+
+/* UNDEF: s is the name for the message. flag of a string: whose it is; of a
+ * tuple: 1, it is a group of groupby(). client, of a mixed string: for each
+ * byte 1 where it is the client's. */
 struct tpl_val_s {
-    uint8_t   kind;
-    uint8_t   flag;
-    uint32_t  len;
+    uint8_t         kind;
+    uint8_t         flag;
+    uint32_t        len;
+    const uint8_t  *client;
     union {
         int64_t            i;
         double             f;
@@ -77,9 +85,8 @@ struct tpl_dict_s {
 };
 
 typedef struct {
-    const char  *name;
-    uint32_t     len;
-    tpl_val_t    v;
+    tpl_val_t  name;
+    tpl_val_t  v;
 } tpl_kw_t;
 
 typedef struct {
@@ -128,10 +135,12 @@ struct tpl_frame_s {
     uint32_t      n, cap;
 };
 
-/* Growing text in the arena. */
+/* Growing text in the arena; client is NULL until some of it is the
+ * client's. */
 typedef struct {
-    char    *p;
-    size_t   len, cap;
+    char     *p;
+    uint8_t  *client;
+    size_t    len, cap;
 } tpl_buf_t;
 
 typedef struct tpl_chunk_s  tpl_chunk_t;
@@ -253,8 +262,16 @@ void tpl_charge(tpl_ctx_t *c, size_t bytes);
 void tpl_step(tpl_ctx_t *c);
 void tpl_put(tpl_ctx_t *c, tpl_buf_t *b, const char *s, size_t n);
 void tpl_puts(tpl_ctx_t *c, tpl_buf_t *b, const char *s);
-void tpl_put_cp(tpl_ctx_t *c, tpl_buf_t *b, uint32_t cp);
-tpl_val_t tpl_buf_str(tpl_ctx_t *c, const tpl_buf_t *b);
+void tpl_put_as(tpl_ctx_t *c, tpl_buf_t *b, const char *s, size_t n,
+    int client);
+void tpl_put_part(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v, size_t at,
+    size_t n);
+void tpl_put_str(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v);
+void tpl_put_cp(tpl_ctx_t *c, tpl_buf_t *b, uint32_t cp, int client);
+tpl_val_t tpl_buf_str(const tpl_buf_t *b);
+int tpl_is_client(tpl_val_t s, size_t at);
+void tpl_copy_client(uint8_t *to, tpl_val_t s);
+tpl_val_t tpl_sub(tpl_val_t s, size_t at, size_t n);
 int tpl_utf8_valid(const char *s, size_t n);
 uint32_t tpl_cp(const char *s, size_t n, uint32_t *cp);
 uint32_t tpl_utf8_count(tpl_ctx_t *c, tpl_val_t s);
@@ -301,7 +318,6 @@ tpl_val_t tpl_float(double f);
 tpl_val_t tpl_bool(int b);
 tpl_val_t tpl_none(void);
 tpl_val_t tpl_undef(const char *name, size_t n);
-tpl_val_t tpl_copy(tpl_ctx_t *c, const char *s, size_t n);
 int tpl_is_str(tpl_val_t v, const char *s);
 int tpl_is_seq(tpl_val_t v);
 int tpl_is_num(tpl_val_t v);

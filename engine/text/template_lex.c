@@ -173,7 +173,7 @@ lex_escape(lex_t *x, tpl_buf_t *b, size_t *i, size_t end)
     if (cp > 0x10ffff || (cp >= 0xd800 && cp < 0xe000)) {
         tpl_fail(x->c, INFER_INVALID, "bad code point in a string");
     }
-    tpl_put_cp(x->c, b, cp);
+    tpl_put_cp(x->c, b, cp, 0);
 }
 
 static void
@@ -205,7 +205,7 @@ lex_string(lex_t *x)
                 tpl_put(x->c, &b, &x->src[i++], 1);
             }
         }
-        t->v = tpl_buf_str(x->c, &b);
+        t->v = tpl_buf_str(&b);
     }
     lex_move(x, end + 1);
 }

@@ -1,7 +1,7 @@
 /*
  * template_mem.c: the ground under the template interpreter: an arena with a
- * cap, the way out on errors, the budget of steps, growing text and code
- * points. Arena lifetime: one compile or one render.
+ * cap, the way out on errors, the budget of steps, growing text, whose text
+ * it is, and code points. Arena lifetime: one compile or one render.
  */
 
 #include "text/template_int.h"
@@ -114,6 +114,21 @@ tpl_charge(tpl_ctx_t *c, size_t bytes)
     c->steps -= n;
 }
 
+/* Marks of cap bytes, those that are there kept, zeroes behind. */
+static void
+mem_marks(tpl_ctx_t *c, tpl_buf_t *b, size_t cap)
+{
+    uint8_t *m = tpl_alloc(c, cap);
+    size_t had = b->client != NULL ? b->len : 0;
+
+    if (had != 0) {
+        memcpy(m, b->client, had);
+    }
+    memset(m + had, 0, cap - had);
+    b->client = m;
+}
+
+/* Text of the template's. */
 void
 tpl_put(tpl_ctx_t *c, tpl_buf_t *b, const char *s, size_t n)
 {
@@ -128,6 +143,9 @@ tpl_put(tpl_ctx_t *c, tpl_buf_t *b, const char *s, size_t n)
         if (b->len != 0) {
             memcpy(p, b->p, b->len);
         }
+        if (b->client != NULL) {
+            mem_marks(c, b, cap);
+        }
         b->p = p;
         b->cap = cap;
     }
@@ -137,6 +155,70 @@ tpl_put(tpl_ctx_t *c, tpl_buf_t *b, const char *s, size_t n)
     }
 }
 
+/* Text that was made of the client's, or not. */
+void
+tpl_put_as(tpl_ctx_t *c, tpl_buf_t *b, const char *s, size_t n, int client)
+{
+    size_t at = b->len;
+
+    tpl_put(c, b, s, n);
+    if (client && n != 0) {
+        if (b->client == NULL) {
+            mem_marks(c, b, b->cap);
+        }
+        memset(b->client + at, 1, n);
+    }
+}
+
+/* v[at..at+n), bytes, whosever they are. */
+void
+tpl_put_part(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v, size_t at, size_t n)
+{
+    size_t from = b->len;
+
+    tpl_put_as(c, b, v.u.s + at, n, v.flag != TPL_TEMPLATE);
+    if (v.flag == TPL_MIXED && n != 0) {
+        memcpy(b->client + from, v.client + at, n);
+    }
+}
+
+void
+tpl_put_str(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v)
+{
+    tpl_put_part(c, b, v, 0, v.len);
+}
+
+int
+tpl_is_client(tpl_val_t s, size_t at)
+{
+    return s.flag == TPL_MIXED ? s.client[at] : s.flag == TPL_CLIENT;
+}
+
+/* Whose each byte of s is, as a mixed string has it. */
+void
+tpl_copy_client(uint8_t *to, tpl_val_t s)
+{
+    if (s.flag == TPL_MIXED) {
+        memcpy(to, s.client, s.len);
+
+    } else {
+        memset(to, s.flag == TPL_CLIENT, s.len);
+    }
+}
+
+/* s[at..at+n), bytes */
+tpl_val_t
+tpl_sub(tpl_val_t s, size_t at, size_t n)
+{
+    s.u.s += at;
+    s.len = (uint32_t) n;
+    if (s.flag == TPL_MIXED) {
+        s.client += at;
+    }
+
+    return s;
+}
+
 void
 tpl_puts(tpl_ctx_t *c, tpl_buf_t *b, const char *s)
 {
@@ -144,7 +226,7 @@ tpl_puts(tpl_ctx_t *c, tpl_buf_t *b, const char *s)
 }
 
 void
-tpl_put_cp(tpl_ctx_t *c, tpl_buf_t *b, uint32_t cp)
+tpl_put_cp(tpl_ctx_t *c, tpl_buf_t *b, uint32_t cp, int client)
 {
     char   s[4];
     size_t n;
@@ -172,15 +254,21 @@ tpl_put_cp(tpl_ctx_t *c, tpl_buf_t *b, uint32_t cp)
         n = 4;
     }
 
-    tpl_put(c, b, s, n);
+    tpl_put_as(c, b, s, n, client);
 }
 
 /* The text as a value; the buffer is not used any more. */
 tpl_val_t
-tpl_buf_str(tpl_ctx_t *c, const tpl_buf_t *b)
+tpl_buf_str(const tpl_buf_t *b)
 {
-    (void) c;
-    return tpl_str(b->len != 0 ? b->p : "", b->len);
+    tpl_val_t s = tpl_str(b->len != 0 ? b->p : "", b->len);
+
+    if (b->client != NULL) {
+        s.flag = TPL_MIXED;
+        s.client = b->client;
+    }
+
+    return s;
 }
 
 /* Decodes one code point of valid UTF-8, n >= 1; returns its bytes. */

@@ -49,14 +49,14 @@ method_words(tpl_ctx_t *c, tpl_val_t s, int64_t max)
 
         if (tpl_is_space(cp)) {
             if (in) {
-                tpl_push(c, r, tpl_str(s.u.s + from, i - from));
+                tpl_push(c, r, tpl_sub(s, from, i - from));
             }
             in = 0;
 
         } else if (!in) {
             if (max >= 0 && r.u.list->n == max) {
-                tpl_push(c, r, tpl_strip(c, tpl_str(s.u.s + i, s.len - i),
-                                         NULL, 2));
+                tpl_push(c, r, tpl_strip(c, tpl_sub(s, i, s.len - i), NULL,
+                                         2));
                 return r;
             }
             in = 1;
@@ -65,7 +65,7 @@ method_words(tpl_ctx_t *c, tpl_val_t s, int64_t max)
         i += n;
     }
     if (in) {
-        tpl_push(c, r, tpl_str(s.u.s + from, s.len - from));
+        tpl_push(c, r, tpl_sub(s, from, s.len - from));
     }
 
     return r;
@@ -92,11 +92,11 @@ method_split(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
            && (hit = memmem(p, (size_t) (end - p), sep->u.s, sep->len))
               != NULL)
     {
-        tpl_push(c, r, tpl_str(p, (size_t) (hit - p)));
+        tpl_push(c, r, tpl_sub(s, (size_t) (p - s.u.s), (size_t) (hit - p)));
         p = hit + sep->len;
         max -= max > 0;
     }
-    tpl_push(c, r, tpl_str(p, (size_t) (end - p)));
+    tpl_push(c, r, tpl_sub(s, (size_t) (p - s.u.s), (size_t) (end - p)));
     return r;
 }
 
@@ -143,11 +143,11 @@ method_rsplit(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
         tpl_fail(c, INFER_UNSUPPORTED, "rsplit() needs a separator");
     }
     while (max-- > 0 && (at = method_rmem(c, s.u.s, n, *sep)) >= 0) {
-        tpl_push(c, r, tpl_str(s.u.s + at + sep->len,
+        tpl_push(c, r, tpl_sub(s, (size_t) at + sep->len,
                                n - (size_t) at - sep->len));
         n = (size_t) at;
     }
-    tpl_push(c, r, tpl_str(s.u.s, n));
+    tpl_push(c, r, tpl_sub(s, 0, n));
     method_reverse(r.u.list);
     return r;
 }
@@ -165,10 +165,10 @@ method_partition(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
         hit = memmem(s.u.s, s.len, sep.u.s, sep.len);
     }
     n = hit != NULL ? (size_t) (hit - s.u.s) : n;
-    tpl_push(c, r, tpl_str(s.u.s, n));
-    tpl_push(c, r, hit != NULL ? sep : tpl_cstr(""));
+    tpl_push(c, r, tpl_sub(s, 0, n));
+    tpl_push(c, r, hit != NULL ? tpl_sub(s, n, sep.len) : tpl_cstr(""));
     tpl_push(c, r, hit != NULL
-             ? tpl_str(hit + sep.len, s.len - n - sep.len) : tpl_cstr(""));
+             ? tpl_sub(s, n + sep.len, s.len - n - sep.len) : tpl_cstr(""));
     return r;
 }
 
@@ -233,7 +233,7 @@ method_removeprefix(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
     tpl_val_t fix = method_str_arg(c, a, 0);
 
     return method_fix_is(s, fix, 0)
-           ? tpl_str(s.u.s + fix.len, s.len - fix.len) : s;
+           ? tpl_sub(s, fix.len, s.len - fix.len) : s;
 }
 
 static tpl_val_t
@@ -241,7 +241,7 @@ method_removesuffix(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
 {
     tpl_val_t fix = method_str_arg(c, a, 0);
 
-    return method_fix_is(s, fix, 1) ? tpl_str(s.u.s, s.len - fix.len) : s;
+    return method_fix_is(s, fix, 1) ? tpl_sub(s, 0, s.len - fix.len) : s;
 }
 
 static tpl_val_t
@@ -268,12 +268,13 @@ method_title(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
     for (uint32_t i = 0; i < s.len; ) {
         uint32_t cp, n = tpl_cp(s.u.s + i, s.len - i, &cp);
 
-        tpl_put_cp(c, &b, in ? tpl_to_lower(cp) : tpl_to_upper(cp));
+        tpl_put_cp(c, &b, in ? tpl_to_lower(cp) : tpl_to_upper(cp),
+                   tpl_is_client(s, i));
         in = tpl_is_alpha(cp);
         i += n;
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 static tpl_val_t
@@ -478,12 +479,11 @@ method_format(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
         char             name[64];
 
         if ((ch == '{' || ch == '}') && from < s.len && s.u.s[from] == ch) {
-            i++;
-            tpl_put(c, &b, &ch, 1);
+            tpl_put_part(c, &b, s, i++, 1);
             continue;
         }
         if (ch != '{') {
-            tpl_put(c, &b, &ch, 1);
+            tpl_put_part(c, &b, s, i, 1);
             continue;
         }
 
@@ -506,7 +506,7 @@ method_format(tpl_ctx_t *c, tpl_val_t s, const tpl_args_t *a)
         i = e;
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 const tpl_func_t tpl_str_methods[] = {
@@ -727,8 +727,7 @@ dict_update(tpl_ctx_t *c, tpl_val_t d, const tpl_args_t *a)
         }
     }
     for (uint32_t i = 0; i < a->n_kw; i++) {
-        tpl_dict_set(c, d.u.dict, tpl_str(a->kw[i].name, a->kw[i].len),
-                     a->kw[i].v);
+        tpl_dict_set(c, d.u.dict, a->kw[i].name, a->kw[i].v);
     }
 
     return tpl_none();

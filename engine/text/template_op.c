@@ -121,7 +121,48 @@ op_concat(tpl_ctx_t *c, tpl_val_t a, tpl_val_t b)
     p = tpl_alloc(c, n);
     memcpy(p, a.u.s, a.len);
     memcpy(p + a.len, b.u.s, b.len);
-    return tpl_str(p, n);
+
+    tpl_val_t r = tpl_str(p, n);
+
+    r.flag = a.flag;
+    if (a.flag != b.flag || a.flag == TPL_MIXED) {
+        uint8_t *client = tpl_alloc(c, n);
+
+        tpl_copy_client(client, a);
+        tpl_copy_client(client + a.len, b);
+        r.flag = TPL_MIXED;
+        r.client = client;
+    }
+
+    return r;
+}
+
+static tpl_val_t
+op_repeat_str(tpl_ctx_t *c, tpl_val_t a, uint64_t times)
+{
+    tpl_val_t  r = a;
+    char      *p;
+    uint8_t   *client;
+
+    if (a.len != 0 && times > c->max_output / a.len) {
+        tpl_fail(c, INFER_INVALID, "a string is too long");
+    }
+    if (a.len == 0) {
+        return a;
+    }
+    r.len = (uint32_t) (a.len * times);
+    r.u.s = p = tpl_alloc(c, r.len);
+    for (uint64_t i = 0; i < times; i++) {
+        memcpy(p + i * a.len, a.u.s, a.len);
+    }
+    if (a.flag == TPL_MIXED) {
+        r.client = client = tpl_alloc(c, r.len);
+        for (uint64_t i = 0; i < times; i++) {
+            tpl_copy_client(client + i * a.len, a);
+        }
+    }
+
+    return r;
 }
 
 static tpl_val_t
@@ -131,19 +172,7 @@ op_repeat(tpl_ctx_t *c, tpl_val_t a, int64_t times)
 
     times = times < 0 ? 0 : times;
     if (a.kind == TPL_STR) {
-        char *p;
-
-        if (a.len != 0 && (uint64_t) times > c->max_output / a.len) {
-            tpl_fail(c, INFER_INVALID, "a string is too long");
-        }
-        if (a.len == 0) {
-            return a;
-        }
-        p = tpl_alloc(c, a.len * (size_t) times);
-        for (int64_t i = 0; i < times; i++) {
-            memcpy(p + (size_t) i * a.len, a.u.s, a.len);
-        }
-        return tpl_str(p, a.len * (size_t) times);
+        return op_repeat_str(c, a, (uint64_t) times);
     }
 
     if (a.u.list->n != 0
@@ -467,7 +496,7 @@ tpl_slice(tpl_ctx_t *c, tpl_val_t o, tpl_val_t from, tpl_val_t to,
         for ( ; b > 0; b--) {
             e += tpl_cp(o.u.s + e, o.len - e, &k);
         }
-        return tpl_str(o.u.s + i, e - i);
+        return tpl_sub(o, i, e - i);
     }
 
     tpl_val_t src = tpl_iter(c, o);

@@ -302,7 +302,7 @@ tpl_parse_primary(tpl_parser_t *p)
                 tpl_put(p->c, &b, parse_tok(p)->v.u.s, parse_tok(p)->v.len);
                 parse_next(p);
             }
-            n->v = tpl_buf_str(p->c, &b);
+            n->v = tpl_buf_str(&b);
         }
         return n;
 
@@ -416,7 +416,7 @@ parse_dotted(tpl_parser_t *p)
         tpl_put(p->c, &b, v.u.s, v.len);
         tpl_put(p->c, &b, ".", 1);
         tpl_put(p->c, &b, w.u.s, w.len);
-        v = tpl_buf_str(p->c, &b);
+        v = tpl_buf_str(&b);
     }
 
     return v;

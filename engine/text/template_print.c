@@ -82,12 +82,13 @@ print_float(double f, char *out)
 }
 
 static void
-print_hex(tpl_ctx_t *c, tpl_buf_t *b, const char *fmt, uint32_t cp)
+print_hex(tpl_ctx_t *c, tpl_buf_t *b, const char *fmt, uint32_t cp,
+    int client)
 {
     char t[16];
+    int  n = snprintf(t, sizeof(t), fmt, cp);
 
-    (void) snprintf(t, sizeof(t), fmt, cp);
-    tpl_puts(c, b, t);
+    tpl_put_as(c, b, t, (size_t) n, client);
 }
 
 static void
@@ -100,26 +101,28 @@ print_repr_str(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v)
     tpl_put(c, b, &quote, 1);
     for (uint32_t i = 0; i < v.len; ) {
         uint32_t cp, n = tpl_cp(v.u.s + i, v.len - i, &cp);
+        int      own = tpl_is_client(v, i);
 
         if (cp == '\n' || cp == '\r' || cp == '\t') {
-            tpl_puts(c, b, cp == '\n' ? "\\n" : cp == '\r' ? "\\r" : "\\t");
+            tpl_put_as(c, b, cp == '\n' ? "\\n" : cp == '\r' ? "\\r"
+                                                           : "\\t", 2, own);
 
         } else if (cp == (uint32_t) quote || cp == '\\') {
-            tpl_put(c, b, "\\", 1);
-            tpl_put(c, b, v.u.s + i, n);
+            tpl_put_as(c, b, "\\", 1, own);
+            tpl_put_part(c, b, v, i, n);
 
         } else if (cp < 32 || (cp >= 0x7f && cp <= 0xa0) || cp == 0xad) {
-            print_hex(c, b, "\\x%02x", cp);
+            print_hex(c, b, "\\x%02x", cp, own);
 
         } else if (cp != ' ' && (tpl_is_space(cp)
                    || (cp >= 0x200b && cp <= 0x200f)
                    || (cp >= 0x202a && cp <= 0x202e) || cp == 0xfeff
                    || (cp >= 0xe000 && cp <= 0xf8ff)))
         {
-            print_hex(c, b, "\\u%04x", cp);
+            print_hex(c, b, "\\u%04x", cp, own);
 
         } else {
-            tpl_put(c, b, v.u.s + i, n);
+            tpl_put_part(c, b, v, i, n);
         }
         i += n;
     }
@@ -214,7 +217,7 @@ void
 tpl_print(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v)
 {
     if (v.kind == TPL_STR) {
-        tpl_put(c, b, v.u.s, v.len);
+        tpl_put_str(c, b, v);
 
     } else if (v.kind != TPL_UNDEF) {
         tpl_repr(c, b, v);
@@ -230,7 +233,7 @@ tpl_to_str(tpl_ctx_t *c, tpl_val_t v)
         return v;
     }
     tpl_print(c, &b, v);
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 
@@ -243,20 +246,22 @@ json_str(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v, int ascii)
     for (uint32_t i = 0; i < v.len; ) {
         uint32_t    cp, n = tpl_cp(v.u.s + i, v.len - i, &cp);
         const char *p = cp != 0 && cp < 0x80 ? strchr(from, (int) cp) : NULL;
+        int         own = tpl_is_client(v, i);
 
         if (p != NULL) {
-            tpl_put(c, b, "\\", 1);
-            tpl_put(c, b, &to[p - from], 1);
+            tpl_put_as(c, b, "\\", 1, own);
+            tpl_put_as(c, b, &to[p - from], 1, own);
 
         } else if (cp < 32 || (ascii && cp >= 0x80 && cp < 0x10000)) {
-            print_hex(c, b, "\\u%04x", cp);
+            print_hex(c, b, "\\u%04x", cp, own);
 
         } else if (ascii && cp >= 0x10000) {
-            print_hex(c, b, "\\u%04x", 0xd800 + ((cp - 0x10000) >> 10));
-            print_hex(c, b, "\\u%04x", 0xdc00 + ((cp - 0x10000) & 0x3ff));
+            print_hex(c, b, "\\u%04x", 0xd800 + ((cp - 0x10000) >> 10), own);
+            print_hex(c, b, "\\u%04x", 0xdc00 + ((cp - 0x10000) & 0x3ff),
+                      own);
 
         } else {
-            tpl_put(c, b, v.u.s + i, n);
+            tpl_put_part(c, b, v, i, n);
         }
         i += n;
     }
@@ -284,7 +289,7 @@ json_key(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t k, int ascii)
     }
     if (k.kind != TPL_STR) {
         tpl_json(c, &t, k, -1, 0, 0, ascii);
-        k = tpl_buf_str(c, &t);
+        k = tpl_buf_str(&t);
     }
     json_str(c, b, k, ascii);
 }
@@ -378,6 +383,15 @@ tpl_json(tpl_ctx_t *c, tpl_buf_t *b, tpl_val_t v, int indent, int level,
     }
 }
 
+static tpl_val_t
+json_client(const char *s, size_t n)
+{
+    tpl_val_t v = tpl_str(s, n);
+
+    v.flag = TPL_CLIENT;
+    return v;
+}
+
 /* Strings stay where jansson has them. */
 tpl_val_t
 tpl_from_json(tpl_ctx_t *c, json_t *j)
@@ -391,7 +405,8 @@ tpl_from_json(tpl_ctx_t *c, json_t *j)
         tpl_enter(c);
         v = tpl_new_dict(c, (uint32_t) json_object_size(j));
         json_object_foreach(j, key, m) {
-            tpl_dict_add(c, v.u.dict, tpl_cstr(key), tpl_from_json(c, m));
+            tpl_dict_add(c, v.u.dict, json_client(key, strlen(key)),
+                         tpl_from_json(c, m));
         }
         tpl_leave(c);
         return v;
@@ -406,7 +421,7 @@ tpl_from_json(tpl_ctx_t *c, json_t *j)
         return v;
 
     case JSON_STRING:
-        return tpl_str(json_string_value(j), json_string_length(j));
+        return json_client(json_string_value(j), json_string_length(j));
     case JSON_INTEGER:
         return tpl_int(json_integer_value(j));
     case JSON_REAL:
@@ -441,7 +456,7 @@ format_one(tpl_ctx_t *c, tpl_buf_t *b, char *spec, size_t n, char conv,
         for (size_t k = s.len; spec[1] != '-' && k < w; k++) {
             tpl_put(c, b, " ", 1);
         }
-        tpl_put(c, b, s.p, s.len);
+        tpl_put_str(c, b, tpl_buf_str(&s));
         for (size_t k = s.len; spec[1] == '-' && k < w; k++) {
             tpl_put(c, b, " ", 1);
         }
@@ -482,7 +497,7 @@ tpl_format(tpl_ctx_t *c, tpl_val_t fmt, tpl_val_t args)
         size_t n = 1;
 
         if (fmt.u.s[i] != '%') {
-            tpl_put(c, &b, &fmt.u.s[i], 1);
+            tpl_put_part(c, &b, fmt, i, 1);
             continue;
         }
         for (i++; i < fmt.len && n < 8; i++) {
@@ -493,7 +508,7 @@ tpl_format(tpl_ctx_t *c, tpl_val_t fmt, tpl_val_t args)
             spec[n++] = conv;
         }
         if (i < fmt.len && conv == '%') {
-            tpl_put(c, &b, "%", 1);
+            tpl_put_part(c, &b, fmt, i, 1);
             continue;
         }
         if (i >= fmt.len || conv == '\0'
@@ -516,5 +531,5 @@ tpl_format(tpl_ctx_t *c, tpl_val_t fmt, tpl_val_t args)
                  "string formatting");
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }

@@ -26,9 +26,7 @@ tpl_arg(const tpl_args_t *a, uint32_t i, const char *name)
         return &a->pos[i];
     }
     for (uint32_t k = 0; name != NULL && k < a->n_kw; k++) {
-        if (a->kw[k].len == strlen(name)
-            && memcmp(a->kw[k].name, name, a->kw[k].len) == 0)
-        {
+        if (tpl_is_str(a->kw[k].name, name)) {
             return &a->kw[k].v;
         }
     }
@@ -80,11 +78,12 @@ tpl_map_case(tpl_ctx_t *c, tpl_val_t s, int upper)
     for (uint32_t i = 0; i < s.len; ) {
         uint32_t cp, n = tpl_cp(s.u.s + i, s.len - i, &cp);
 
-        tpl_put_cp(c, &b, upper ? tpl_to_upper(cp) : tpl_to_lower(cp));
+        tpl_put_cp(c, &b, upper ? tpl_to_upper(cp) : tpl_to_lower(cp),
+                   tpl_is_client(s, i));
         i += n;
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 tpl_val_t
@@ -97,10 +96,9 @@ tpl_capitalize(tpl_ctx_t *c, tpl_val_t s)
         return s;
     }
     n = tpl_cp(s.u.s, s.len, &cp);
-    tpl_put_cp(c, &b, tpl_to_upper(cp));
-    s = tpl_map_case(c, tpl_str(s.u.s + n, s.len - n), 0);
-    tpl_put(c, &b, s.u.s, s.len);
-    return tpl_buf_str(c, &b);
+    tpl_put_cp(c, &b, tpl_to_upper(cp), tpl_is_client(s, 0));
+    tpl_put_str(c, &b, tpl_map_case(c, tpl_sub(s, n, s.len - n), 0));
+    return tpl_buf_str(&b);
 }
 
 static int
@@ -147,7 +145,7 @@ tpl_strip(tpl_ctx_t *c, tpl_val_t s, const tpl_val_t *chars, int sides)
         to = at;
     }
 
-    return tpl_str(s.u.s + from, to - from);
+    return tpl_sub(s, from, to - from);
 }
 
 /* count < 0: all */
@@ -168,12 +166,12 @@ tpl_replace(tpl_ctx_t *c, tpl_val_t s, tpl_val_t from, tpl_val_t to,
         uint32_t    cp, n;
 
         if (from.len == 0) {
-            tpl_put(c, &b, to.u.s, to.len);
+            tpl_put_str(c, &b, to);
             if (p == end) {
                 break;
             }
             n = tpl_cp(p, (size_t) (end - p), &cp);
-            tpl_put(c, &b, p, n);
+            tpl_put_part(c, &b, s, (size_t) (p - s.u.s), n);
             p += n;
 
         } else {
@@ -182,14 +180,15 @@ tpl_replace(tpl_ctx_t *c, tpl_val_t s, tpl_val_t from, tpl_val_t to,
             if (hit == NULL) {
                 break;
             }
-            tpl_put(c, &b, p, (size_t) (hit - p));
-            tpl_put(c, &b, to.u.s, to.len);
+            tpl_put_part(c, &b, s, (size_t) (p - s.u.s),
+                         (size_t) (hit - p));
+            tpl_put_str(c, &b, to);
             p = hit + from.len;
         }
         count -= count > 0;
     }
-    tpl_put(c, &b, p, (size_t) (end - p));
-    return tpl_buf_str(c, &b);
+    tpl_put_part(c, &b, s, (size_t) (p - s.u.s), (size_t) (end - p));
+    return tpl_buf_str(&b);
 }
 
 /* Lines without their ends, as str.splitlines() */
@@ -205,7 +204,7 @@ tpl_lines(tpl_ctx_t *c, tpl_val_t s)
         if ((cp >= 10 && cp <= 13) || (cp >= 28 && cp <= 30) || cp == 0x85
             || cp == 0x2028 || cp == 0x2029)
         {
-            tpl_push(c, r, tpl_str(s.u.s + from, i - from));
+            tpl_push(c, r, tpl_sub(s, from, i - from));
             if (cp == '\r' && i + 1 < s.len && s.u.s[i + 1] == '\n') {
                 n++;
             }
@@ -214,7 +213,7 @@ tpl_lines(tpl_ctx_t *c, tpl_val_t s)
         i += n;
     }
     if (from < s.len) {
-        tpl_push(c, r, tpl_str(s.u.s + from, s.len - from));
+        tpl_push(c, r, tpl_sub(s, from, s.len - from));
     }
 
     return r;
@@ -232,7 +231,7 @@ tpl_join(tpl_ctx_t *c, tpl_val_t sep, tpl_val_t list)
         tpl_print(c, &b, list.u.list->v[i]);
     }
 
-    return tpl_buf_str(c, &b);
+    return tpl_buf_str(&b);
 }
 
 /* A string in lower case, other values as they are: the key of filters that

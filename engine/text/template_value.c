@@ -51,18 +51,6 @@ tpl_undef(const char *name, size_t n)
                          .u.s = name };
 }
 
-tpl_val_t
-tpl_copy(tpl_ctx_t *c, const char *s, size_t n)
-{
-    char *p = tpl_alloc(c, n);
-
-    if (n != 0) {
-        memcpy(p, s, n);
-    }
-
-    return tpl_str(p, n);
-}
-
 int
 tpl_is_str(tpl_val_t v, const char *s)
 {
@@ -358,7 +346,7 @@ tpl_iter(tpl_ctx_t *c, tpl_val_t v)
         for (uint32_t i = 0; i < v.len; ) {
             uint32_t cp, n = tpl_cp(v.u.s + i, v.len - i, &cp);
 
-            tpl_push(c, l, tpl_str(v.u.s + i, n));
+            tpl_push(c, l, tpl_sub(v, i, n));
             i += n;
         }
         return l;

@@ -57,6 +57,13 @@ const char *infer_text_template_source(const infer_text_t *text, size_t *len);
 int infer_text_encode(const infer_text_t *text, const char *s, size_t len,
     unsigned flags, int32_t **ids, size_t *n_ids, infer_err_t *err);
 
+/* The same for a prompt that a chat template made. Where any byte of a
+ * special (control) token's text is the client's (client[i] is 1), the text
+ * is ordinary. client has len flags; NULL: nothing is the client's. */
+int infer_text_encode_marked(const infer_text_t *text, const char *s,
+    const uint8_t *client, size_t len, unsigned flags, int32_t **ids,
+    size_t *n_ids, infer_err_t *err);
+
 /* Bytes of one token as it appears in output: raw bytes, perhaps a part of a
  * UTF-8 sequence. Special (control) tokens give their literal text when
  * special is 1 and nothing when it is 0. The pointer lies in the image.

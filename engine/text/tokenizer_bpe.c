@@ -504,10 +504,11 @@ bpe_bound(const infer_text_t *t, uint32_t lo, uint32_t hi, size_t d,
 }
 
 
-/* The longest special token that s[0..len) begins with, or -1. Without
- * `control` only those that are ordinary text (user-defined) count. */
+/* The longest special token that s[0..len) begins with, or -1. Control tokens
+ * count within s[0..own) alone, those that are ordinary text (user-defined)
+ * everywhere. */
 static int32_t
-bpe_special(const infer_text_t *t, const char *s, size_t len, int control)
+bpe_special(const infer_text_t *t, const char *s, size_t len, size_t own)
 {
     const unsigned char *u = (const unsigned char *) s;
     uint32_t lo = t->buckets[u[0]], hi = t->buckets[u[0] + 1];
@@ -520,7 +521,7 @@ bpe_special(const infer_text_t *t, const char *s, size_t len, int control)
         (void) image_token(t, id, &have);
 
         if (have == d) {
-            if (control || t->types[id] == IMAGE_USER_DEFINED) {
+            if (d <= own || t->types[id] == IMAGE_USER_DEFINED) {
                 best = (int32_t) id;
             }
 
@@ -539,15 +540,31 @@ bpe_special(const infer_text_t *t, const char *s, size_t len, int control)
 }
 
 
-static int
-bpe_all(bpe_t *b, const char *s, size_t len, int control)
+/* The first byte of client[at..len) that is the client's, or len. */
+static size_t
+bpe_client(const uint8_t *client, size_t at, size_t len)
 {
-    size_t from = 0, i = 0, n;
+    const uint8_t *p = client ? memchr(client + at, 1, len - at) : NULL;
+
+    return p != NULL ? (size_t) (p - client) : len;
+}
+
+
+/* Without `control` the only special tokens are user-defined. */
+static int
+bpe_all(bpe_t *b, const char *s, const uint8_t *client, size_t len,
+    int control)
+{
+    size_t from = 0, i = 0, n, own = 0;
     int32_t id;
     int rc = INFER_OK;
 
     while (i < len && rc == INFER_OK) {
-        id = bpe_special(b->t, s + i, len - i, control);
+        if (own <= i) {
+            own = control ? bpe_client(client, i, len) : i;
+        }
+
+        id = bpe_special(b->t, s + i, len - i, own - i);
 
         if (id < 0) {
             i++;
@@ -579,6 +596,16 @@ int
 infer_text_encode(const infer_text_t *text, const char *s, size_t len,
     unsigned flags, int32_t **ids, size_t *n_ids, infer_err_t *err)
 {
+    return infer_text_encode_marked(text, s, NULL, len, flags, ids, n_ids,
+                                    err);
+}
+
+
+int
+infer_text_encode_marked(const infer_text_t *text, const char *s,
+    const uint8_t *client, size_t len, unsigned flags, int32_t **ids,
+    size_t *n_ids, infer_err_t *err)
+{
     bpe_t b = { .t = text };
     int rc = INFER_OK;
 
@@ -594,7 +621,7 @@ infer_text_encode(const infer_text_t *text, const char *s, size_t len,
     }
 
     if (rc == INFER_OK) {
-        rc = bpe_all(&b, s, len, (flags & INFER_TEXT_SPECIAL) != 0);
+        rc = bpe_all(&b, s, client, len, (flags & INFER_TEXT_SPECIAL) != 0);
     }
 
     pcre2_match_data_free(b.match);
