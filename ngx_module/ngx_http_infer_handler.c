@@ -30,6 +30,7 @@ static ngx_int_t ngx_http_infer_post(ngx_http_request_t *r,
 static ngx_int_t ngx_http_infer_not_allowed(ngx_http_request_t *r,
     ngx_uint_t post);
 static ngx_uint_t ngx_http_infer_is_json(ngx_http_request_t *r);
+static ngx_uint_t ngx_http_infer_is_encoded(ngx_http_request_t *r);
 static ngx_http_infer_model_t *ngx_http_infer_locate(ngx_http_request_t *r,
     ngx_http_infer_loc_conf_t *ilcf);
 static ngx_int_t ngx_http_infer_models(ngx_http_request_t *r,
@@ -330,6 +331,12 @@ ngx_http_infer_post(ngx_http_request_t *r, ngx_http_infer_loc_conf_t *ilcf,
         return rc;
     }
 
+    if (ngx_http_infer_is_encoded(r)) {
+        return ngx_http_infer_error(r, NGX_HTTP_UNSUPPORTED_MEDIA_TYPE,
+                                    "Content-Encoding must be identity: "
+                                    "bodies are not unpacked.");
+    }
+
     rc = ngx_http_read_client_request_body(r, ngx_http_infer_body_handler);
 
     if (rc >= NGX_HTTP_SPECIAL_RESPONSE) {
@@ -400,6 +407,22 @@ ngx_http_infer_is_json(ngx_http_request_t *r)
 
     return ngx_strncasecmp(p, (u_char *) "json", 4) == 0
            && (p[-1] == '/' || p[-1] == '+');
+}
+
+
+/* A cached answer to such a body cannot be: it was never valid JSON. */
+
+static ngx_uint_t
+ngx_http_infer_is_encoded(ngx_http_request_t *r)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_http_infer_header_in(r, "content-encoding", 16);
+
+    return h != NULL
+           && (h->value.len != 8
+               || ngx_strncasecmp(h->value.data, (u_char *) "identity", 8)
+                  != 0);
 }
 
 

@@ -289,3 +289,17 @@ GET /v1/models
 ["POST /if?all", "POST /except?all", "DELETE /except?all"]
 --- response_body_like eval
 ['"purged":true', '"purged":true', '"purged":true']
+
+=== TEST 31: a body that is packed
+--- raw_request eval
+"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+--- error_code: 415
+--- response_body_like: "Content-Encoding must be identity
+
+=== TEST 32: a body that says it is not packed
+--- request
+POST /v1/completions
+{"prompt": "abc", "max_tokens": 2}
+--- more_headers
+Content-Encoding: Identity
+--- response_body_like: "text_completion"

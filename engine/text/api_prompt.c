@@ -152,9 +152,10 @@ prompt_room(api_ctx_t *c, size_t n_prompts)
     }
 
     if (n_prompts > max || n_prompts * c->req->n > max) {
-        return api_invalid(c, n_prompts > 1 ? "prompt" : "n", "%zu prompts "
-                           "with 'n' %u are %zu choices; at most %u are "
-                           "possible.", n_prompts, c->req->n,
+        return api_invalid(c, n_prompts > 1 ? "prompt" : "n", "'n' %u for "
+                           "%zu prompt%s makes %zu choices; at most %u are "
+                           "possible.", c->req->n, n_prompts,
+                           n_prompts == 1 ? "" : "s",
                            n_prompts * c->req->n, max);
     }
 
