@@ -15,6 +15,7 @@ put('cut.gguf', substr $bytes, 0, length($bytes) / 2);
 (my $arch = $bytes) =~ s/(general\.architecture.{12})llama/$1mamba/s;
 put('arch.gguf', $arch);
 put('bad.jinja', "{% for x in %}\n");
+put('nul.jinja', "{{ messages }}\n" . "\0" x 20);
 put('keys', "# a comment\nsecret-1 alice\nsecret-2\n");
 put('nokeys', "# nobody\n");
 put('cachesecret', 'x' x 40);
@@ -137,6 +138,18 @@ GET /api/models
 --- must_die
 --- error_log eval
 [qr/\[emerg\].*line 1.* in .*nginx\.conf:\d+/]
+
+=== TEST 10b: a template of NUL bytes
+--- http_config
+    infer_model tiny {
+        path $TEST_NGINX_TINY_MODEL;
+        chat_template $TEST_NGINX_TMP/nul.jinja;
+    }
+--- config
+    location / { infer tiny; }
+--- must_die
+--- error_log eval
+[qr/\[emerg\].*template line 2: a NUL byte.* in .*nginx\.conf:\d+/]
 
 === TEST 11: an unknown device
 --- http_config

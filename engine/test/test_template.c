@@ -255,7 +255,14 @@ static const struct {
 static void
 limits(void)
 {
-    json_t *vars = json_object();
+    json_t           *vars = json_object();
+    infer_template_t *t;
+    infer_err_t       e = { 0, "" };
+
+    ok(infer_template_compile(&t, "a\n\0b", 4, &e) == INFER_INVALID
+       && t == NULL && strstr(e.text, "line 2: a NUL") != NULL
+       && infer_template_compile(&t, "\0\0", 2, &e) == INFER_INVALID,
+       "NUL bytes are refused: %s", e.text);
 
     for (size_t k = 0; k < sizeof(hostile) / sizeof(hostile[0]); k++) {
         char       *out;

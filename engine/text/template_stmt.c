@@ -410,6 +410,9 @@ stmt_compile(tpl_ctx_t *c, infer_template_t *t, const char *src, size_t len)
     size_t n = 0;
 
     for (size_t i = 0; i < len; i++) {
+        if (src[i] == '\0') {
+            tpl_fail(c, INFER_INVALID, "a NUL byte, so it is no text");
+        }
         if (src[i] == '\r') {
             s[n++] = '\n';
             i += i + 1 < len && src[i + 1] == '\n';
@@ -417,7 +420,10 @@ stmt_compile(tpl_ctx_t *c, infer_template_t *t, const char *src, size_t len)
         } else {
             s[n++] = src[i];
         }
+        c->line += s[n - 1] == '\n';
     }
+
+    c->line = 1;
 
     static const char *const fixed[] = { "loop", "varargs", "kwargs",
                                          "caller" };
