@@ -382,23 +382,29 @@ ngx_http_infer_bus_memory(ngx_http_infer_plan_t *plan,
 {
     uint64_t                       least;
     infer_err_t                    err;
-    ngx_uint_t                     i, sequences, slots;
+    ngx_uint_t                     i, context, sequences, slots;
     infer_bus_conf_t               conf;
     ngx_http_infer_zone_t         *zone;
     ngx_http_infer_engine_conf_t  *ecf;
 
     zone = plan->zone;
     ecf = zone->engine;
+    context = 0;
     sequences = 0;
 
     for (i = 0; i < bus->nmodels; i++) {
+        context = ngx_max(context, plan->info[i].context);
         sequences += plan->info[i].sequences;
     }
 
-    /* four generations may wait behind each that runs */
+    /*
+     * four generations may wait behind each that runs; none has more output
+     * than a context, whatever "infer_max_tokens" says
+     */
 
     slots = ngx_min(ngx_max(sequences * 4, 64), INFER_MAX_SLOTS);
-    least = infer_bus_least(slots, sequences, zone->max_tokens);
+    least = infer_bus_least(slots, sequences,
+                            ngx_min(zone->max_tokens, context));
 
     ngx_memzero(&conf, sizeof(infer_bus_conf_t));
 

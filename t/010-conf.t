@@ -271,6 +271,17 @@ GET /v1/models
 --- error_log eval
 [qr/\[emerg\].*(?:at least|must be).*\d+.* in .*nginx\.conf:\d+/]
 
+=== TEST 13b: more output than the context takes no more than the context
+--- http_config
+    infer_zone main 8m;
+    infer_model tiny { zone main; path $TEST_NGINX_TINY_MODEL; context 512; }
+--- config
+    location / { infer tiny; infer_max_tokens 2147483647; }
+--- request
+POST /v1/completions
+{"prompt": [70, 71], "ignore_eos": true, "logit_bias": {"72": 100}, "temperature": 0}
+--- response_body_like: "completion_tokens": ?510\b
+
 === TEST 14: negative nice
 --- http_config
     infer_engine default nice=-5;
