@@ -362,7 +362,8 @@ ngx_http_infer_timer_handler(ngx_event_t *ev)
 
         if (!ctx->outlived) {
             ngx_log_error(NGX_LOG_WARN, c->log, 0,
-                          "infer deadline passed without the engine");
+                          "infer deadline passed %s the engine",
+                          ctx->nchoices ? "without" : "on the way to");
         }
 
         ngx_http_infer_output_timeout(ctx, status);
@@ -386,8 +387,8 @@ ngx_http_infer_timer_handler(ngx_event_t *ev)
 /*
  * The status of a deadline that is over for good (503 queue, 504 others), or
  * 0 and when to look again. A deadline is the engine's to enforce, so it is
- * over here only some time later; but at once where other readers let the
- * engine wait longer.
+ * over here only some time later; but at once where the engine does not have
+ * the request yet or other readers let it wait longer.
  */
 
 static ngx_uint_t
@@ -483,7 +484,11 @@ ngx_http_infer_due(ngx_http_infer_ctx_t *ctx, uint64_t deadline,
         return deadline;
     }
 
-    if (engine && atomic_load(engine) != deadline) {
+    if (engine == NULL) {
+        return deadline;
+    }
+
+    if (atomic_load(engine) != deadline) {
         ctx->outlived = 1;
         return deadline;
     }
