@@ -48,7 +48,7 @@ static void ngx_http_infer_engine_died(ngx_event_t *ev);
 ngx_uint_t
 ngx_http_infer_engine_alive(ngx_http_infer_bus_t *bus)
 {
-    return infer_lock_alive(&bus->bus, INFER_LOCK_ENGINE);
+    return infer_lock_alive(bus->bus.fd, INFER_LOCK_ENGINE);
 }
 
 

@@ -486,7 +486,7 @@ ngx_http_infer_bus_enter(ngx_http_infer_zone_t *zone, ngx_log_t *log)
     bus->hang_time = 0;
 
     if (ngx_http_infer_event_attach(bus, log) != NGX_OK) {
-        infer_entry_leave(&bus->bus, entry);
+        infer_entry_return(&bus->bus, entry);
         bus->entry = NGX_HTTP_INFER_NO_ENTRY;
         return NULL;
     }

@@ -355,21 +355,37 @@ infer_bus_unmap(infer_bus_t *bus, int close_fd)
     bus->fd = -1;
 }
 
-int
-infer_lock_take(const infer_bus_t *bus, uint32_t byte)
+static int
+bus_lock(int fd, int cmd, short type, uint32_t byte, struct flock *fl)
 {
-    struct flock  fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET,
-                         .l_start = byte, .l_len = 1 };
-
-    return fcntl(bus->fd, F_SETLK, &fl) == 0 ? INFER_OK : INFER_BUSY;
+    *fl = (struct flock) { .l_type = type, .l_whence = SEEK_SET,
+                           .l_start = byte, .l_len = 1 };
+    return fcntl(fd, cmd, fl);
 }
 
 int
-infer_lock_alive(const infer_bus_t *bus, uint32_t byte)
+infer_lock_take(int fd, uint32_t byte)
 {
-    struct flock  fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET,
-                         .l_start = byte, .l_len = 1 };
+    struct flock  fl;
+
+    return bus_lock(fd, F_SETLK, F_WRLCK, byte, &fl) == 0 ? INFER_OK
+                                                          : INFER_BUSY;
+}
+
+void
+infer_lock_drop(int fd, uint32_t byte)
+{
+    struct flock  fl;
+
+    (void) bus_lock(fd, F_SETLK, F_UNLCK, byte, &fl);
+}
+
+int
+infer_lock_alive(int fd, uint32_t byte)
+{
+    struct flock  fl;
 
     /* on an error the owner counts as alive: nothing is swept by mistake */
-    return fcntl(bus->fd, F_GETLK, &fl) != 0 || fl.l_type != F_UNLCK;
+    return bus_lock(fd, F_GETLK, F_WRLCK, byte, &fl) != 0
+           || fl.l_type != F_UNLCK;
 }

@@ -59,10 +59,13 @@ void infer_bus_unmap(infer_bus_t *bus, int close_fd);
 
 uint64_t infer_now_us(void);             /* CLOCK_MONOTONIC */
 
-/* Liveness. take: INFER_OK, or INFER_BUSY when another process has it.
- * alive: 1 when some other process holds the byte. */
-int infer_lock_take(const infer_bus_t *bus, uint32_t byte);
-int infer_lock_alive(const infer_bus_t *bus, uint32_t byte);
+/* Liveness: bytes of a file, the bus's or another, that are locked while
+ * their process lives and has closed no descriptor of it. take: INFER_OK, or
+ * INFER_BUSY when another process has it. alive: 1 when some other process
+ * holds the byte. */
+int infer_lock_take(int fd, uint32_t byte);
+void infer_lock_drop(int fd, uint32_t byte);
+int infer_lock_alive(int fd, uint32_t byte);
 #define INFER_LOCK_ENGINE    0
 #define INFER_LOCK_ENTRY(k)  (1 + (k))
 
@@ -70,6 +73,8 @@ int infer_lock_alive(const infer_bus_t *bus, uint32_t byte);
 
 /* Takes a free entry and its byte lock. BUSY when all are in use. */
 int infer_entry_claim(infer_bus_t *bus, uint32_t *entry);
+/* Gives back an entry that has done nothing yet. */
+void infer_entry_return(infer_bus_t *bus, uint32_t entry);
 /* A worker that leaves: its unfinished slots lose their reader. The entry
  * itself is freed by the engine's sweep once the lock is gone. */
 void infer_entry_leave(infer_bus_t *bus, uint32_t entry);

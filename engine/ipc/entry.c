@@ -21,7 +21,7 @@ infer_entry_claim(infer_bus_t *bus, uint32_t *entry)
         /* The lock first: an entry whose process died still says USED, and
          * stays unusable until the engine has swept it. */
         if (atomic_load(&e->state) != INFER_ENTRY_FREE
-            || infer_lock_take(bus, INFER_LOCK_ENTRY(i)) != INFER_OK)
+            || infer_lock_take(bus->fd, INFER_LOCK_ENTRY(i)) != INFER_OK)
         {
             continue;
         }
@@ -30,6 +30,8 @@ infer_entry_claim(infer_bus_t *bus, uint32_t *entry)
         if (!atomic_compare_exchange_strong(&e->state, &old,
                                             INFER_ENTRY_USED))
         {
+            /* who took it meanwhile has died: the engine sweeps it */
+            infer_lock_drop(bus->fd, INFER_LOCK_ENTRY(i));
             continue;
         }
 
@@ -44,6 +46,15 @@ infer_entry_claim(infer_bus_t *bus, uint32_t *entry)
     }
 
     return INFER_BUSY;
+}
+
+void
+infer_entry_return(infer_bus_t *bus, uint32_t entry)
+{
+    atomic_store(&bus->entry[entry].pid, 0);
+    /* before the lock goes: what is unlocked and USED is the engine's */
+    atomic_store(&bus->entry[entry].state, INFER_ENTRY_FREE);
+    infer_lock_drop(bus->fd, INFER_LOCK_ENTRY(entry));
 }
 
 static void
@@ -174,7 +185,7 @@ infer_bus_sweep(infer_bus_t *bus, uint64_t woken[INFER_MAX_ENTRIES / 64])
             continue;
         }
 
-        if (infer_lock_alive(bus, INFER_LOCK_ENTRY(k))) {
+        if (infer_lock_alive(bus->fd, INFER_LOCK_ENTRY(k))) {
             alive++;
             continue;
         }

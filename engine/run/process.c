@@ -179,7 +179,7 @@ process_attach(infer_engine_t *e, const char *build_id)
         return INFER_EXIT_BUILD;
     }
 
-    if (infer_lock_take(&e->bus, INFER_LOCK_ENGINE) != INFER_OK) {
+    if (infer_lock_take(e->bus.fd, INFER_LOCK_ENGINE) != INFER_OK) {
         return INFER_EXIT_TAKEN;
     }
 

@@ -654,7 +654,7 @@ test_not_yet_ready(test_t *t)
     site_start(&t->s);
     end_us = infer_now_us() + 5000000;
     do {
-        alive = infer_lock_alive(bus, INFER_LOCK_ENGINE);
+        alive = infer_lock_alive(bus->fd, INFER_LOCK_ENGINE);
         state = atomic_load(&bus->hdr->engine_state);
         starts = atomic_load(&bus->hdr->engine_starts);
         early += alive && state == INFER_ENGINE_READY && starts == 1;

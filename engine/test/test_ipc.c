@@ -508,19 +508,39 @@ test_locks(void)
     test_make(&bus, 1 << 20, 2);
     pid = fork();
     if (pid == 0) {
-        _exit(infer_lock_take(&bus, INFER_LOCK_ENGINE) == INFER_OK
+        _exit(infer_lock_take(bus.fd, INFER_LOCK_ENGINE) == INFER_OK
               ? (pause(), 0) : 1);
     }
-    while (!infer_lock_alive(&bus, INFER_LOCK_ENGINE)) {
+    while (!infer_lock_alive(bus.fd, INFER_LOCK_ENGINE)) {
         usleep(1000);
     }
-    ok(infer_lock_take(&bus, INFER_LOCK_ENGINE) == INFER_BUSY,
+    ok(infer_lock_take(bus.fd, INFER_LOCK_ENGINE) == INFER_BUSY,
        "a second engine is excluded");
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
-    ok(!infer_lock_alive(&bus, INFER_LOCK_ENGINE)
-       && infer_lock_take(&bus, INFER_LOCK_ENGINE) == INFER_OK,
+    ok(!infer_lock_alive(bus.fd, INFER_LOCK_ENGINE)
+       && infer_lock_take(bus.fd, INFER_LOCK_ENGINE) == INFER_OK,
        "and may come when the first is dead");
+    infer_bus_unmap(&bus, 1);
+}
+
+/* Not used after all: the next one has it at once, and the lock with it. */
+static void
+test_return(void)
+{
+    pid_t        pid;
+    uint32_t     entry, other;
+    infer_bus_t  bus;
+    infer_ref_t  ref;
+
+    test_make(&bus, 1 << 20, 2);
+    ok(infer_entry_claim(&bus, &entry) == INFER_OK, "an entry");
+    infer_entry_return(&bus, entry);
+    pid = test_worker(&bus, &other, &ref);
+    ok(other == entry && infer_lock_alive(bus.fd, INFER_LOCK_ENTRY(entry)),
+       "is given back: another process has it");
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
     infer_bus_unmap(&bus, 1);
 }
 
@@ -561,6 +581,7 @@ main(void)
     test_generations();
     test_log(0);
     test_log(20);
+    test_return();
     test_dead_leader();
     test_locks();
     test_ring();
