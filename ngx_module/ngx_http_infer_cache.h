@@ -2,8 +2,8 @@
 /*
  * The response cache's first tier in nginx: a shared memory zone that holds
  * an infer_store_t (engine/cache), what locations say about it, and what a
- * request carries along. cache_conf.c has the directives, cache.c the way of
- * a request.
+ * request carries along. cache_conf.c has the directives, cache_zone.c the
+ * zone, cache.c the way of a request.
  */
 
 
@@ -17,6 +17,7 @@
 
 #include "cache/answer.h"
 #include "cache/key.h"
+#include "cache/owner.h"
 #include "cache/store.h"
 #include "ngx_http_infer_redis.h"
 
@@ -53,7 +54,11 @@ typedef struct {
     _Atomic uint64_t             polled_ms;     /* with redis=: when Redis */
     _Atomic uint64_t             seen;          /* was asked for the number */
     _Atomic uint32_t             known;         /* of purges, and it */
+    infer_owners_t               owners;
 } ngx_http_infer_cache_shm_t;
+
+
+typedef struct ngx_http_infer_cache_life_s  ngx_http_infer_cache_life_t;
 
 
 /* infer_cache_zone; in the cycle's pool, the view is each process's own */
@@ -63,6 +68,7 @@ typedef struct {
     ngx_uint_t                   shards;
     ngx_shm_zone_t              *shm_zone;
     ngx_http_infer_cache_shm_t  *shm;
+    ngx_http_infer_cache_life_t *life;
     infer_store_t                store;
     ngx_pid_t                    pid;           /* that attached */
     ngx_msec_t                   recovered;
@@ -233,6 +239,11 @@ char *ngx_http_infer_cache_purge(ngx_conf_t *cf, ngx_command_t *cmd,
 void ngx_http_infer_cache_create_conf(ngx_http_infer_cache_conf_t *conf);
 char *ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
     ngx_http_infer_cache_conf_t *conf);
+
+/* cache_zone.c: the zone of a cycle that comes and of one that goes */
+
+ngx_int_t ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone, void *data);
+void ngx_http_infer_cache_cleanup(void *data);
 
 /* this process's view, or NULL */
 

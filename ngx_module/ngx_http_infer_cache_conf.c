@@ -1,30 +1,21 @@
 
 /*
- * Directives of the response cache, and its zone: formatted once, taken over
- * by the cycles that follow.
+ * Directives of the response cache.
  */
 
 
 #include "ngx_http_infer_module.h"
 
-#include <signal.h>
-
 
 #define NGX_HTTP_INFER_CACHE_SHARDS   16
 #define NGX_HTTP_INFER_CACHE_LEAST    (512 * 1024)
-#define NGX_HTTP_INFER_CACHE_RECOVER  1000        /* ms between looks */
 #define NGX_HTTP_INFER_CACHE_STALE    3600000     /* ms past a good time */
 
 
-static ngx_int_t ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone,
-    void *data);
 static ngx_http_infer_cache_t *ngx_http_infer_cache_find(ngx_conf_t *cf,
     ngx_str_t *name);
 static char *ngx_http_infer_cache_redis_param(ngx_conf_t *cf,
     ngx_http_infer_cache_conf_t *ccf, ngx_str_t *value);
-static void ngx_http_infer_cache_recover(ngx_http_infer_cache_t *cache,
-    ngx_pid_t *gone);
-static int ngx_http_infer_cache_alive(void *gone, uint32_t owner);
 
 
 /* infer_cache_zone NAME SIZE [shards=N] */
@@ -37,6 +28,7 @@ ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ssize_t                   size;
     ngx_int_t                 shards;
     ngx_str_t                *value, name;
+    ngx_pool_cleanup_t       *cln;
     ngx_http_infer_cache_t   *cache, **slot;
 
     value = cf->args->elts;
@@ -87,10 +79,14 @@ ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     cache = ngx_pcalloc(cf->pool, sizeof(ngx_http_infer_cache_t));
     slot = ngx_array_push(&imcf->caches);
+    cln = ngx_pool_cleanup_add(cf->cycle->pool, 0);
 
-    if (cache == NULL || slot == NULL) {
+    if (cache == NULL || slot == NULL || cln == NULL) {
         return NGX_CONF_ERROR;
     }
+
+    cln->handler = ngx_http_infer_cache_cleanup;
+    cln->data = cache;
 
     *slot = cache;
     cache->name = value[1];
@@ -114,75 +110,6 @@ ngx_http_infer_cache_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     cache->shm_zone->data = cache;
 
     return NGX_CONF_OK;
-}
-
-
-/*
- * All pages of the zone in one piece, taken when it is empty: the store has
- * its own blocks. It is kept over reloads unless its size changes. Old workers
- * may read in it for long, so it cannot be cut anew under them.
- */
-
-static ngx_int_t
-ngx_http_infer_cache_init(ngx_shm_zone_t *shm_zone, void *data)
-{
-    ngx_http_infer_cache_t *old = data;
-
-    ngx_slab_pool_t             *pool;
-    ngx_http_infer_cache_t      *cache;
-    ngx_http_infer_cache_shm_t  *shm;
-
-    cache = shm_zone->data;
-    pool = (ngx_slab_pool_t *) shm_zone->shm.addr;
-    pool->log_nomem = 0;
-
-    shm = old ? old->shm : shm_zone->shm.exists ? pool->data : NULL;
-
-    if (shm == NULL) {
-        shm = ngx_slab_calloc(pool, sizeof(ngx_http_infer_cache_shm_t));
-        if (shm == NULL) {
-            return NGX_ERROR;
-        }
-
-        /* the page that holds shm is gone, the others lie together */
-
-        shm->bytes = pool->pfree * ngx_pagesize;
-        shm->store = ngx_slab_alloc(pool, shm->bytes);
-
-        if (shm->store == NULL) {
-            return NGX_ERROR;
-        }
-
-        ngx_http_infer_random(shm->secret, sizeof(shm->secret));
-        pool->data = shm;
-        old = NULL;
-    }
-
-    cache->shm = shm;
-
-    if (old) {
-
-        if (old->shards == cache->shards) {
-            return NGX_OK;
-        }
-
-        ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
-                      "infer_cache_zone \"%V\" has %ui shards while it had "
-                      "%ui: that needs another name, another size or a "
-                      "restart", &cache->name, cache->shards, old->shards);
-        return NGX_ERROR;
-    }
-
-    if (infer_store_init(shm->store, shm->bytes, (uint32_t) cache->shards)
-        != INFER_OK)
-    {
-        ngx_log_error(NGX_LOG_EMERG, shm_zone->shm.log, 0,
-                      "infer_cache_zone \"%V\" is too small for its shards",
-                      &cache->name);
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
 }
 
 
@@ -517,78 +444,4 @@ ngx_http_infer_cache_merge_conf(ngx_http_infer_cache_conf_t *prev,
     }
 
     return NGX_CONF_OK;
-}
-
-
-u_char *
-ngx_http_infer_cache_hash_key(ngx_http_infer_cache_t *cache)
-{
-    return cache->redis ? cache->redis->secret : cache->shm->secret;
-}
-
-
-/* ngx_pid is unique among the living, which is all that a lock needs. */
-
-infer_store_t *
-ngx_http_infer_cache_enter(ngx_http_infer_cache_t *cache)
-{
-    if (cache->pid != ngx_pid) {
-
-        if (infer_store_attach(&cache->store, cache->shm->store,
-                               cache->shm->bytes, (uint32_t) ngx_pid)
-            != INFER_OK)
-        {
-            return NULL;
-        }
-
-        cache->pid = ngx_pid;
-
-        /* who had this number before, or died since, reads nothing any more */
-
-        ngx_http_infer_cache_recover(cache, &cache->pid);
-    }
-
-    return &cache->store;
-}
-
-
-void
-ngx_http_infer_cache_busy(ngx_http_infer_cache_t *cache)
-{
-    if (ngx_current_msec - cache->recovered >= NGX_HTTP_INFER_CACHE_RECOVER) {
-        ngx_http_infer_cache_recover(cache, NULL);
-    }
-}
-
-
-static void
-ngx_http_infer_cache_recover(ngx_http_infer_cache_t *cache, ngx_pid_t *gone)
-{
-    uint32_t  wiped;
-
-    cache->recovered = ngx_current_msec;
-
-    wiped = infer_store_recover(&cache->store, ngx_http_infer_cache_alive,
-                                gone);
-    if (wiped) {
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, 0,
-                      "infer cache \"%V\" lost %uD shards with a worker that "
-                      "died", &cache->name, wiped);
-    }
-}
-
-
-/*
- * A pid that lives on in another process keeps a shard busy and what was read
- * in place, not wrong. gone: one that is known not to be who it was.
- */
-
-static int
-ngx_http_infer_cache_alive(void *gone, uint32_t owner)
-{
-    if (gone && *(ngx_pid_t *) gone == (ngx_pid_t) owner) {
-        return 0;
-    }
-
-    return kill((pid_t) owner, 0) == 0 || ngx_errno != NGX_ESRCH;
 }

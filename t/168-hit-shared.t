@@ -13,6 +13,7 @@ my $port = Infer::free_port();
 my $shared = 'infer m; infer_cache answers; infer_cache_scope all;';
 my %conf = (http => "infer_cache_zone answers 1m shards=1;
                      server { listen 127.0.0.1:$port sndbuf=4096;
+                              add_header X-Pid \$pid;
                               location / { $shared send_timeout 10m; } }");
 my $t = Infer->new(
     %conf,
@@ -113,6 +114,22 @@ is_deeply(bare(warm()), bare($want), 'the cache goes on');
 $c = slow();
 fill(300);
 is_deeply(bare($c->response), bare($want), 'in place as well');
+
+
+# ---- a dead reader whose pid is not free: nobody has waited for it ----
+
+ok($t->reload, 'new workers');
+ok($t->wait_for(sub { $t->workers(1) == 2 }, 15), 'the old ones have gone');
+$c = slow();
+my ($reader) = $c->{headers}{'x-pid'};
+kill 'STOP', $t->pid;
+kill 'KILL', $reader;
+ok($t->wait_for(sub { `cat /proc/$reader/stat` =~ /\) Z / }, 5), 'a zombie');
+is(refs(), 0, 'reads nothing');
+kill 'CONT', $t->pid;
+ok($t->wait_for(sub { my @w = $t->workers;
+                      @w == 2 && !grep { $_ == $reader } @w }, 10),
+   'and is waited for');
 
 $t->allow(qr/exited on signal 9/);
 $t->finish;
