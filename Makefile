@@ -254,7 +254,8 @@ ASAN_TESTS := t/020-http.t t/100-stream.t t/110-kill-engine.t \
               t/165-join-bus.t t/167-hit.t t/168-hit-shared.t \
               t/169-single.t t/170-redis.t t/171-redis-lock.t \
               t/172-cluster.t t/173-redis-lane.t t/174-redis-stale.t \
-              t/175-join-begun.t t/176-purge-race.t
+              t/175-join-begun.t t/176-purge-race.t \
+              t/177-join-end.t
 test-nginx-sanitizer:
 	@$(MAKE) --no-print-directory $(JOBS) SANITIZER=address,undefined all tiny
 	BUILD=build-address-undefined INFER_SHORT=1 \

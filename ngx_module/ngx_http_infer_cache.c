@@ -132,15 +132,7 @@ ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
         return INFER_AGAIN;
     }
 
-    g->ident = ident->data;
-    g->ident_len = ident->len;
-    g->now_ms = infer_now_us() / 1000;
-    g->ref_min = NGX_HTTP_INFER_CACHE_REF_MIN;
-
-    if (g->alloc == NULL) {
-        g->alloc = ngx_http_infer_cache_room;
-        g->alloc_arg = ctx->request->pool;
-    }
+    ngx_http_infer_cache_query(ctx, ident, g);
 
     rc = infer_store_get(store, key, g);
 
@@ -160,6 +152,24 @@ ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
     }
 
     return INFER_OK;
+}
+
+
+/* What is looked for, in a g that says no more than where the value goes. */
+
+void
+ngx_http_infer_cache_query(ngx_http_infer_ctx_t *ctx, infer_buf_t *ident,
+    infer_store_get_t *g)
+{
+    g->ident = ident->data;
+    g->ident_len = ident->len;
+    g->now_ms = infer_now_us() / 1000;
+    g->ref_min = NGX_HTTP_INFER_CACHE_REF_MIN;
+
+    if (g->alloc == NULL) {
+        g->alloc = ngx_http_infer_cache_room;
+        g->alloc_arg = ctx->request->pool;
+    }
 }
 
 
@@ -317,6 +327,10 @@ ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     p.tag = ctx->cache->tag;
     p.origin = ngx_http_infer_cache_origin(ctx->cache->log_key);
     p.epochs = &ctx->cache->epochs;
+
+    if (ctx->cache->flying && key == ctx->cache->log_key) {
+        p.flight = &ctx->cache->flight;
+    }
 
     rc = infer_store_put(store, key, &p);
 

@@ -10,6 +10,8 @@
 
 static ngx_uint_t ngx_http_infer_cache_group(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t *choices, ngx_uint_t n, infer_ref_t ref);
+static void ngx_http_infer_cache_give_up(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choices, ngx_uint_t n);
 
 
 /*
@@ -142,20 +144,23 @@ ngx_http_infer_cache_group(ngx_http_infer_ctx_t *ctx,
 
 /*
  * The slots are filled and not yet submitted: others may read along from now
- * on. DONE: another request was quicker, and is joined.
+ * on. Unless somebody was quicker: then his generation is joined, or what it
+ * made is the answer, and the slots are given back. One that is known and
+ * cannot be joined has ended, so that its answer is there when it is looked
+ * for again, or was lost with its worker.
  */
 
 ngx_int_t
 ngx_http_infer_cache_board(ngx_http_infer_ctx_t *ctx)
 {
     int                          rc;
-    infer_ref_t                  ref;
+    ngx_int_t                    answer;
     ngx_uint_t                   i, n;
     infer_store_t               *store;
-    infer_store_flight_t         theirs;
+    infer_store_get_t            g;
+    infer_store_flight_t         mine, theirs;
     ngx_http_infer_choice_t     *choices;
     ngx_http_infer_cache_ctx_t  *cc;
-    ngx_http_infer_loc_conf_t   *ilcf;
 
     cc = ctx->cache;
 
@@ -163,8 +168,7 @@ ngx_http_infer_cache_board(ngx_http_infer_ctx_t *ctx)
         return NGX_DECLINED;
     }
 
-    ilcf = ngx_http_get_module_loc_conf(ctx->request, ngx_http_infer_module);
-    store = ngx_http_infer_cache_enter(ilcf->cache.cache);
+    store = ngx_http_infer_cache_enter(cc->conf->cache);
 
     if (store == NULL) {
         return NGX_DECLINED;
@@ -172,32 +176,61 @@ ngx_http_infer_cache_board(ngx_http_infer_ctx_t *ctx)
 
     choices = ctx->choices;
     n = ctx->nchoices;
-    ref = choices[0].ref;
 
-    ngx_memzero(&cc->flight, sizeof(infer_store_flight_t));
-    cc->flight.slot = ref.slot;
-    cc->flight.generation = ref.generation;
-    cc->flight.epochs = cc->epochs;
+    ngx_memzero(&mine, sizeof(infer_store_flight_t));
+    mine.slot = choices[0].ref.slot;
+    mine.generation = choices[0].ref.generation;
+    mine.epochs = cc->epochs;
 
-    rc = infer_store_board(store, cc->log_key, cc->flight, &theirs);
+    answer = NGX_DECLINED;
+    rc = INFER_AGAIN;
 
-    if (rc == INFER_AGAIN && cc->lookup
-        && ngx_http_infer_cache_join(ctx, &theirs) == NGX_DONE)
-    {
-        for (i = 0; i < n; i++) {
-            infer_slot_abandon(&ctx->bus->bus, choices[i].ref);
+    for (i = 0; i < 2 && rc == INFER_AGAIN; i++) {
+        ngx_memzero(&g, sizeof(infer_store_get_t));
+        ngx_http_infer_cache_query(ctx, &cc->ident, &g);
+
+        rc = infer_store_board(store, cc->log_key, mine, &theirs,
+                               cc->lookup ? &g : NULL);
+
+        if (rc == INFER_AGAIN && cc->lookup) {
+            answer = ngx_http_infer_cache_join(ctx, &theirs);
+
+        } else if (rc == INFER_CANCELLED) {
+            ctx->nchoices = 0;
+            answer = ngx_http_infer_cache_log(ctx, &g);
         }
 
-        return NGX_DONE;
+        if (answer != NGX_DECLINED) {
+            ngx_http_infer_cache_give_up(ctx, choices, n);
+            return answer;
+        }
+
+        ctx->nchoices = n;
     }
 
-    if (rc == INFER_AGAIN) {
-        rc = infer_store_takeoff(store, cc->log_key, cc->flight);
+    if (rc == INFER_AGAIN || rc == INFER_CANCELLED) {
+        rc = infer_store_takeoff(store, cc->log_key, mine);
     }
 
+    cc->flight = mine;
     cc->flying = (rc == INFER_OK);
 
     return NGX_DECLINED;
+}
+
+
+/* Slots that were filled for nothing. */
+
+static void
+ngx_http_infer_cache_give_up(ngx_http_infer_ctx_t *ctx,
+    ngx_http_infer_choice_t *choices, ngx_uint_t n)
+{
+    ngx_uint_t  i;
+
+    for (i = 0; i < n; i++) {
+        infer_slot_abandon(&ctx->bus->bus, choices[i].ref);
+        choices[i].held = 0;
+    }
 }
 
 

@@ -10,6 +10,13 @@
 #include "cache/answer.h"
 
 
+static ngx_uint_t ngx_http_infer_cache_first(ngx_http_infer_cache_ctx_t *cc);
+static ngx_uint_t ngx_http_infer_cache_land(ngx_http_infer_ctx_t *ctx,
+    infer_buf_t *value, ngx_msec_t fresh, ngx_msec_t stale);
+static int ngx_http_infer_cache_pack(ngx_http_infer_ctx_t *ctx,
+    infer_api_usage_t *usage, infer_buf_t *value, ngx_msec_t *fresh);
+
+
 /* A choice is done and its slot still ours: its log is packed. */
 
 void
@@ -63,17 +70,19 @@ ngx_http_infer_cache_keep(ngx_http_infer_ctx_t *ctx,
 }
 
 
-/* The answer is complete. */
+/*
+ * The answer is complete. Of those that read one generation, the first to end
+ * stores it, and in the same step it is not being made any more: who looks for
+ * it meets one or the other.
+ */
 
 void
 ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
     infer_api_usage_t *usage)
 {
-    uint32_t                     finish;
-    ngx_uint_t                   i, landed, second;
-    ngx_msec_t                   fresh, stale, valid;
+    ngx_uint_t                   landed;
+    ngx_msec_t                   fresh, stale;
     infer_buf_t                  value;
-    infer_store_t               *store;
     ngx_http_infer_cache_ctx_t  *cc;
 
     cc = ctx->cache;
@@ -82,49 +91,106 @@ ngx_http_infer_cache_store(ngx_http_infer_ctx_t *ctx,
         return;
     }
 
-    store = ngx_http_infer_cache_enter(cc->conf->cache);
+    landed = ngx_http_infer_cache_first(cc);
 
-    /* of those that read one generation, the first to end stores it */
-
-    landed = store && !(cc->flying
-                        && infer_store_land(store, cc->log_key, cc->flight)
-                           == INFER_AGAIN);
-    second = ngx_http_infer_cache_redis_due(ctx, landed);
-
-    if (!landed && !second) {
+    if (!landed && !ngx_http_infer_cache_redis_due(ctx, 0)) {
         ngx_http_infer_cache_free(ctx);
         return;
     }
 
-    ngx_memzero(&value, sizeof(infer_buf_t));
-    fresh = (ngx_msec_t) -1;
     stale = ngx_http_infer_cache_stale_ms(cc->conf);
 
-    (void) infer_answer_begin(&value, (uint32_t) ctx->nchoices,
-                              ctx->req->sampling.top_logprobs);
-
-    for (i = 0; i < ctx->nchoices; i++) {
-        infer_buf_put(&value, cc->logs[i].data, cc->logs[i].len);
-
-        ngx_memcpy(&finish, cc->logs[i].data, sizeof(finish));
-
-        valid = (finish == INFER_FINISH_STOP) ? cc->conf->stop_ms
-                                              : cc->conf->length_ms;
-        fresh = ngx_min(fresh, valid);
-    }
-
-    if (infer_answer_end(&value, usage) == INFER_OK) {
+    if (ngx_http_infer_cache_pack(ctx, usage, &value, &fresh) == INFER_OK) {
 
         if (landed) {
-            (void) ngx_http_infer_cache_put(ctx, cc->log_key, &cc->ident,
-                                            &value, fresh, stale);
+            landed = ngx_http_infer_cache_land(ctx, &value, fresh, stale);
         }
 
-        if (second) {
+        if (ngx_http_infer_cache_redis_due(ctx, landed)) {
             ngx_http_infer_cache_redis_put(ctx, &value, fresh, stale);
         }
     }
 
     infer_buf_free(&value);
     ngx_http_infer_cache_free(ctx);
+}
+
+
+/* 1: nobody has stored it yet, as far as can be told */
+
+static ngx_uint_t
+ngx_http_infer_cache_first(ngx_http_infer_cache_ctx_t *cc)
+{
+    int                    rc;
+    infer_store_t         *store;
+    infer_store_flight_t   now;
+
+    store = ngx_http_infer_cache_enter(cc->conf->cache);
+
+    if (store == NULL || !cc->flying) {
+        return store != NULL;
+    }
+
+    rc = infer_store_flight(store, cc->log_key, &now);
+
+    return rc == INFER_BUSY
+           || (rc == INFER_OK && now.slot == cc->flight.slot
+               && now.generation == cc->flight.generation);
+}
+
+
+/* 0: another one was quicker */
+
+static ngx_uint_t
+ngx_http_infer_cache_land(ngx_http_infer_ctx_t *ctx, infer_buf_t *value,
+    ngx_msec_t fresh, ngx_msec_t stale)
+{
+    int                          rc;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+
+    rc = ngx_http_infer_cache_put(ctx, cc->log_key, &cc->ident, value, fresh,
+                                  stale);
+
+    if (cc->flying && (rc == INFER_BUSY || rc == INFER_INVALID)) {
+        rc = infer_store_land(ngx_http_infer_cache_enter(cc->conf->cache),
+                              cc->log_key, cc->flight);
+        return rc != INFER_AGAIN;
+    }
+
+    return rc != INFER_CANCELLED;
+}
+
+
+/* value is the caller's, whatever comes out. fresh: of its shortest choice */
+
+static int
+ngx_http_infer_cache_pack(ngx_http_infer_ctx_t *ctx, infer_api_usage_t *usage,
+    infer_buf_t *value, ngx_msec_t *fresh)
+{
+    uint32_t                     finish;
+    ngx_uint_t                   i;
+    ngx_msec_t                   valid;
+    ngx_http_infer_cache_ctx_t  *cc;
+
+    cc = ctx->cache;
+
+    ngx_memzero(value, sizeof(infer_buf_t));
+    *fresh = (ngx_msec_t) -1;
+
+    (void) infer_answer_begin(value, (uint32_t) ctx->nchoices,
+                              ctx->req->sampling.top_logprobs);
+
+    for (i = 0; i < ctx->nchoices; i++) {
+        infer_buf_put(value, cc->logs[i].data, cc->logs[i].len);
+
+        ngx_memcpy(&finish, cc->logs[i].data, sizeof(finish));
+
+        valid = (finish == INFER_FINISH_STOP) ? cc->conf->stop_ms
+                                              : cc->conf->length_ms;
+        *fresh = ngx_min(*fresh, valid);
+    }
+
+    return infer_answer_end(value, usage);
 }

@@ -369,9 +369,9 @@ ngx_http_infer_render_last(ngx_http_infer_ctx_t *ctx,
     infer_stream_free(choice->stream);
     choice->stream = NULL;
 
-    /* one that comes later reads all choices of a group, or none */
+    /* who comes later reads all choices, or finds what is stored of them */
 
-    if (ctx->nchoices == 1 || ctx->cache == NULL || !ctx->cache->flying) {
+    if (ctx->cache == NULL || !ctx->cache->flying) {
         ngx_http_infer_release(ctx, choice);
         ngx_http_infer_engine_wake(ctx->bus);
     }
@@ -390,6 +390,7 @@ ngx_http_infer_render_end(ngx_http_infer_ctx_t *ctx)
     usage.cached_tokens = ctx->cached_tokens;
 
     ngx_http_infer_cache_store(ctx, &usage);
+    ngx_http_infer_release_all(ctx);
 
     return infer_render_end(ctx->render, &ctx->out, &usage);
 }

@@ -266,7 +266,7 @@ ngx_http_infer_refresh_board(ngx_http_infer_ctx_t *ctx)
     cc->flight.generation = ctx->choices->ref.generation;
     cc->flight.epochs = cc->epochs;
 
-    rc = infer_store_board(store, cc->log_key, cc->flight, &theirs);
+    rc = infer_store_board(store, cc->log_key, cc->flight, &theirs, NULL);
 
     if (rc == INFER_AGAIN) {
         ref.slot = theirs.slot;
@@ -360,7 +360,10 @@ ngx_http_infer_refresh_choice(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_cache_keep(ctx, choice, finish);
 
     choice->ended = 1;
-    ngx_http_infer_release(ctx, choice);
+
+    if (!ctx->cache->flying) {
+        ngx_http_infer_release(ctx, choice);
+    }
 
     return NGX_OK;
 }

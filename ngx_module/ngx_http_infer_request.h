@@ -249,6 +249,8 @@ void ngx_http_infer_cache_free(ngx_http_infer_ctx_t *ctx);
 
 int ngx_http_infer_cache_get(ngx_http_infer_ctx_t *ctx, u_char *key,
     infer_buf_t *ident, infer_store_get_t *g);
+void ngx_http_infer_cache_query(ngx_http_infer_ctx_t *ctx, infer_buf_t *ident,
+    infer_store_get_t *g);
 int ngx_http_infer_cache_put(ngx_http_infer_ctx_t *ctx, u_char *key,
     infer_buf_t *ident, infer_buf_t *value, ngx_msec_t fresh,
     ngx_msec_t stale);
@@ -287,7 +289,9 @@ ngx_uint_t ngx_http_infer_cache_older(ngx_http_infer_cache_ctx_t *cc,
     uint64_t age_ms);
 ngx_msec_t ngx_http_infer_cache_stale_ms(ngx_http_infer_cache_conf_t *ccf);
 
-/* cache_join.c: DONE: it reads along with another's generation */
+/* cache_join.c: DONE: it reads along with another's generation; DECLINED: it
+ * does not. board may find an answer, too, and gives what
+ * ngx_http_infer_cache_lookup() does */
 
 ngx_int_t ngx_http_infer_cache_join(ngx_http_infer_ctx_t *ctx,
     infer_store_flight_t *flight);

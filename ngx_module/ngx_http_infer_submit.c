@@ -142,6 +142,7 @@ ngx_http_infer_overload(ngx_http_infer_ctx_t *ctx, ngx_uint_t status,
 ngx_int_t
 ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
 {
+    ngx_int_t            rc;
     ngx_uint_t           n;
     ngx_http_request_t  *r;
 
@@ -168,8 +169,10 @@ ngx_http_infer_submit(ngx_http_infer_ctx_t *ctx)
                                        "request.");
     }
 
-    if (ngx_http_infer_cache_board(ctx) == NGX_DONE) {
-        return NGX_DONE;
+    rc = ngx_http_infer_cache_board(ctx);
+
+    if (rc != NGX_DECLINED) {
+        return rc;
     }
 
     ctx->ping = 0;

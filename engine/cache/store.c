@@ -336,6 +336,36 @@ store_insert(const infer_store_t *c, store_shard_t *s, const uint8_t *key,
     return INFER_OK;
 }
 
+static store_flight_t *
+store_flight_find(const store_shard_t *s, const uint8_t *key)
+{
+    uint32_t         i;
+    store_flight_t  *f = store_flights(s);
+
+    for (i = 0; i < INFER_STORE_FLIGHTS; i++) {
+        if (f[i].used && memcmp(f[i].key, key, INFER_STORE_KEY) == 0) {
+            return &f[i];
+        }
+    }
+    return NULL;
+}
+
+/* Locked. 1: it was known, and is not any more. */
+static int
+store_landed(const store_shard_t *s, const uint8_t *key,
+    const infer_store_flight_t *flight)
+{
+    store_flight_t  *f = store_flight_find(s, key);
+
+    if (f == NULL || f->f.slot != flight->slot
+        || f->f.generation != flight->generation)
+    {
+        return 0;
+    }
+    f->used = 0;
+    return 1;
+}
+
 int
 infer_store_put(infer_store_t *c, const uint8_t *key,
     const infer_store_put_t *p)
@@ -357,7 +387,8 @@ infer_store_put(infer_store_t *c, const uint8_t *key,
     }
     store_change(s, 1);
     store_pin_collect(s);
-    rc = store_insert(c, s, key, p, (uint32_t) n);
+    rc = p->flight == NULL || store_landed(s, key, p->flight)
+         ? store_insert(c, s, key, p, (uint32_t) n) : INFER_CANCELLED;
     store_change(s, 0);
     store_unlock(s);
     return rc;
@@ -396,20 +427,6 @@ infer_store_purge_all(infer_store_t *c)
 
 /* ---- flights ---- */
 
-static store_flight_t *
-store_flight_find(const store_shard_t *s, const uint8_t *key)
-{
-    uint32_t         i;
-    store_flight_t  *f = store_flights(s);
-
-    for (i = 0; i < INFER_STORE_FLIGHTS; i++) {
-        if (f[i].used && memcmp(f[i].key, key, INFER_STORE_KEY) == 0) {
-            return &f[i];
-        }
-    }
-    return NULL;
-}
-
 int
 infer_store_flight(infer_store_t *c, const uint8_t *key,
     infer_store_flight_t *out)
@@ -428,8 +445,8 @@ infer_store_flight(infer_store_t *c, const uint8_t *key,
     return f != NULL ? INFER_OK : INFER_AGAIN;
 }
 
-/* Locked. Over a known flight of the key, else over a free place or the
- * oldest. */
+/* Locked, in a change. Over a known flight of the key, else over a free place
+ * or the oldest. */
 static void
 store_fly(store_shard_t *s, const uint8_t *key, store_flight_t *f,
     infer_store_flight_t flight)
@@ -443,11 +460,9 @@ store_fly(store_shard_t *s, const uint8_t *key, store_flight_t *f,
     if (f == NULL) {
         f = &all[s->next_flight++ % INFER_STORE_FLIGHTS];
     }
-    store_change(s, 1);
     memcpy(f->key, key, INFER_STORE_KEY);
     f->f = flight;
     f->used = 1;
-    store_change(s, 0);
 }
 
 int
@@ -459,15 +474,35 @@ infer_store_takeoff(infer_store_t *c, const uint8_t *key,
     if (!store_lock(c, s)) {
         return INFER_BUSY;
     }
+    store_change(s, 1);
     store_fly(s, key, store_flight_find(s, key), flight);
+    store_change(s, 0);
     store_unlock(s);
     return INFER_OK;
 }
 
+/* Locked: there is a fresh value of g. */
+static int
+store_fresh(const infer_store_t *c, const store_shard_t *s,
+    const uint8_t *key, const infer_store_get_t *g)
+{
+    uint32_t              i = store_find(s, key);
+    const store_entry_t  *e;
+
+    if (i == STORE_NONE) {
+        return 0;
+    }
+    e = &store_entries(s)[i];
+    return g->now_ms < e->fresh_ms && !store_gone(c, e, g->now_ms)
+           && store_ident_equal(s, e, g->ident, g->ident_len);
+}
+
 int
 infer_store_board(infer_store_t *c, const uint8_t *key,
-    infer_store_flight_t mine, infer_store_flight_t *theirs)
+    infer_store_flight_t mine, infer_store_flight_t *theirs,
+    infer_store_get_t *g)
 {
+    int              rc = INFER_OK;
     store_shard_t   *s = store_shard(c->head, key);
     store_flight_t  *f;
 
@@ -475,34 +510,36 @@ infer_store_board(infer_store_t *c, const uint8_t *key,
         return INFER_BUSY;
     }
     f = store_flight_find(s, key);
+    store_change(s, 1);
     if (f != NULL) {
         *theirs = f->f;
+        rc = INFER_AGAIN;
+    } else if (g != NULL && store_fresh(c, s, key, g)
+               && store_lookup(c, s, key, g) == INFER_OK)
+    {
+        store_outcome(s, 1);
+        rc = INFER_CANCELLED;
     } else {
         store_fly(s, key, NULL, mine);
     }
+    store_change(s, 0);
     store_unlock(s);
-    return f != NULL ? INFER_AGAIN : INFER_OK;
+    return rc;
 }
 
 int
 infer_store_land(infer_store_t *c, const uint8_t *key,
     infer_store_flight_t flight)
 {
-    int              found;
-    store_shard_t   *s = store_shard(c->head, key);
-    store_flight_t  *f;
+    int             landed;
+    store_shard_t  *s = store_shard(c->head, key);
 
     if (!store_lock(c, s)) {
         return INFER_BUSY;
     }
-    f = store_flight_find(s, key);
-    found = f != NULL && f->f.slot == flight.slot
-            && f->f.generation == flight.generation;
-    if (found) {
-        f->used = 0;
-    }
+    landed = store_landed(s, key, &flight);
     store_unlock(s);
-    return found ? INFER_OK : INFER_AGAIN;
+    return landed ? INFER_OK : INFER_AGAIN;
 }
 
 /* ---- the dead; figures ---- */

@@ -51,7 +51,7 @@ typedef struct infer_store_head_s  infer_store_head_t;   /* the memory */
 /* A process' view. */
 typedef struct {
     infer_store_head_t  *head;
-    uint32_t             owner;     /* >= 1, unique among live processes */
+    uint32_t             owner;     /* >= 1, no other process ever has it */
 } infer_store_t;
 
 typedef struct {
@@ -69,6 +69,15 @@ typedef struct {
     uint32_t  mark_epoch[2];
 } infer_store_epochs_t;
 
+/* A generation that runs for a key, so that others can read along; what it
+ * makes is purged with what was there when it began. */
+typedef struct {
+    uint64_t              generation;
+    uint32_t              slot;
+    uint32_t              reserved;
+    infer_store_epochs_t  epochs;
+} infer_store_flight_t;
+
 /* What is stored under a key. ident is compared byte by byte on a hit: equal
  * hashes of different requests are a miss. */
 typedef struct {
@@ -85,6 +94,10 @@ typedef struct {
      * as they are */
     const infer_store_epochs_t
                 *epochs;
+    /* the flight that made it, which lands with this, put or turned away;
+     * NULL: none. One that has landed already puts nothing */
+    const infer_store_flight_t
+                *flight;
 } infer_store_put_t;
 
 /* A value that stays where it is while it is read; good in the process that
@@ -119,15 +132,6 @@ typedef struct {
     uint32_t     frequency;         /* 0..255, of late */
 } infer_store_get_t;
 
-/* A generation that runs for a key, so that others can read along; what it
- * makes is purged with what was there when it began. */
-typedef struct {
-    uint64_t              generation;
-    uint32_t              slot;
-    uint32_t              reserved;
-    infer_store_epochs_t  epochs;
-} infer_store_flight_t;
-
 /* Bytes of a store whose shards have so many blocks each, 16 at least. */
 size_t infer_store_bytes(uint32_t n_shards, uint32_t n_blocks);
 /* Formats the memory, 64-aligned: INVALID when it is too small. */
@@ -149,7 +153,7 @@ size_t infer_store_piece(infer_store_ref_t *r, size_t most,
 void infer_store_release(infer_store_ref_t *r);
 /* OK: stored. BUSY: locked. INVALID: larger than an eighth of a shard.
  * AGAIN: not admitted, others are asked for more often; or purged while it
- * was made. */
+ * was made. CANCELLED: its flight has landed before. */
 int infer_store_put(infer_store_t *s, const uint8_t *key,
     const infer_store_put_t *p);
 /* OK or AGAIN when it was not there; BUSY. */
@@ -169,9 +173,12 @@ int infer_store_flight(infer_store_t *s, const uint8_t *key,
     infer_store_flight_t *f);
 int infer_store_takeoff(infer_store_t *s, const uint8_t *key,
     infer_store_flight_t f);
-/* Takes off unless there is a flight already: AGAIN, and it is in *theirs. */
+/* Takes off, unless there is a flight already: AGAIN, and it is in *theirs; or
+ * a fresh value: CANCELLED, and it is in g, as infer_store_get() leaves it.
+ * So what lands by a put is made once. g NULL: values do not count. */
 int infer_store_board(infer_store_t *s, const uint8_t *key,
-    infer_store_flight_t mine, infer_store_flight_t *theirs);
+    infer_store_flight_t mine, infer_store_flight_t *theirs,
+    infer_store_get_t *g);
 int infer_store_land(infer_store_t *s, const uint8_t *key,
     infer_store_flight_t f);
 

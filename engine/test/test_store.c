@@ -456,8 +456,8 @@ test_flights(void)
        && f.slot == 4, "the later one stays when the earlier one lands");
     ok(infer_store_land(&s, test_key(1), b) == INFER_OK
        && infer_store_flight(&s, test_key(1), &f) == INFER_AGAIN, "landed");
-    ok(infer_store_board(&s, test_key(1), a, &f) == INFER_OK
-       && infer_store_board(&s, test_key(1), b, &f) == INFER_AGAIN
+    ok(infer_store_board(&s, test_key(1), a, &f, NULL) == INFER_OK
+       && infer_store_board(&s, test_key(1), b, &f, NULL) == INFER_AGAIN
        && f.slot == 3, "the second one on board learns of the first");
     (void) infer_store_land(&s, test_key(1), a);
     for (i = 0; i < INFER_STORE_FLIGHTS + 1; i++) {
@@ -466,6 +466,79 @@ test_flights(void)
     ok(infer_store_flight(&s, test_key(0), &f) == INFER_AGAIN
        && infer_store_flight(&s, test_key(i - 1), &f) == INFER_OK,
        "a full table forgets its oldest");
+}
+
+/* As test_put() of what a flight made. */
+static int
+test_arrive(infer_store_t *s, uint32_t n, const infer_store_flight_t *flight)
+{
+    uint8_t            value[100];
+    size_t             i;
+    infer_store_put_t  p = {
+        .ident = &n, .ident_len = sizeof(n), .value = value,
+        .value_len = sizeof(value), .fresh_ms = 1000, .stale_ms = 500,
+        .flight = flight
+    };
+
+    for (i = 0; i < sizeof(value); i++) {
+        value[i] = test_byte(n, i);
+    }
+    return infer_store_put(s, test_key(n), &p);
+}
+
+/* A flight and what it made are one after the other without a gap: whoever
+ * boards at any time meets one of them, unless he does not want to. */
+static void
+test_arrivals(void)
+{
+    uint32_t              n = 1, other = 2;
+    infer_store_t         s;
+    infer_store_get_t     g;
+    infer_store_flight_t  f, a = { .generation = 9, .slot = 3 };
+    infer_store_flight_t  b = { .generation = 1, .slot = 4 };
+
+    (void) test_open(&s, 1, 64);
+    (void) infer_store_board(&s, test_key(n), a, &f, NULL);
+    ok(test_get(&s, n, 0, &g) == INFER_AGAIN, "two look: nothing there");
+    g.ident = &n;
+    ok(infer_store_board(&s, test_key(n), b, &f, &g) == INFER_AGAIN
+       && f.slot == 3, "while it is made the flight is met");
+    ok(test_arrive(&s, n, &a) == INFER_OK
+       && infer_store_flight(&s, test_key(n), &f) == INFER_AGAIN,
+       "a put lands it");
+    g.now_ms = 999;
+    ok(infer_store_board(&s, test_key(n), b, &f, &g) == INFER_CANCELLED
+       && g.value_len == 100 && g.left_ms == 1
+       && infer_store_flight(&s, test_key(n), &f) == INFER_AGAIN,
+       "who boards now has the value");
+    ok(test_arrive(&s, n, &a) == INFER_CANCELLED, "it lands once");
+
+    ok(infer_store_board(&s, test_key(n), b, &f, NULL) == INFER_OK,
+       "one that is made anew boards past it");
+    (void) infer_store_land(&s, test_key(n), b);
+    g.ident = &other;
+    ok(infer_store_board(&s, test_key(n), b, &f, &g) == INFER_OK,
+       "so does another request of the same key");
+    (void) infer_store_land(&s, test_key(n), b);
+    g.ident = &n;
+    g.now_ms = 1000;
+    ok(infer_store_board(&s, test_key(n), b, &f, &g) == INFER_OK,
+       "and one that comes when its time is over");
+    infer_store_purge_all(&s);
+    ok(test_arrive(&s, n, &a) == INFER_CANCELLED
+       && test_arrive(&s, n, &b) == INFER_OK,
+       "the flight that is known lands, another one does not");
+    ok(test_get(&s, n, 0, &g) == INFER_OK, "and is found");
+
+    (void) infer_store_board(&s, test_key(other), a, &f, NULL);
+    infer_store_epochs(&s, 0, 77, &a.epochs);
+    infer_store_purge_tag(&s, 77);
+    ok(infer_store_put(&s, test_key(other), &(infer_store_put_t) {
+           .ident = &other, .ident_len = sizeof(other), .value = &other,
+           .value_len = 4, .fresh_ms = 1000, .origin = 77,
+           .epochs = &a.epochs, .flight = &a }) == INFER_AGAIN
+       && infer_store_flight(&s, test_key(other), &f) == INFER_AGAIN,
+       "purged while it was made: it lands with nothing");
 }
 
 int
@@ -480,6 +553,7 @@ main(void)
     test_two();
     test_death();
     test_flights();
+    test_arrivals();
 
     return tap_done();
 }
