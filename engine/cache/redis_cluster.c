@@ -57,9 +57,10 @@ infer_redis_map_new(void)
 
 /* ---- the topology ---- */
 
-/* The node's index in the map, added where it is new. */
+/* The node's index in the map, added where it is new; only then it has a
+ * breaker, so that there are as many as a map has nodes. */
 static uint32_t
-cluster_node(redis_map_t *m, const redis_target_t *t)
+cluster_node(infer_redis_t *redis, redis_map_t *m, const redis_target_t *t)
 {
     uint32_t  i;
 
@@ -72,14 +73,15 @@ cluster_node(redis_map_t *m, const redis_target_t *t)
         return REDIS_NO_NODE;
     }
     m->node[m->n_nodes] = *t;
+    m->node[m->n_nodes].breaker = infer_redis_place(redis->shared, t->id);
     return m->n_nodes++;
 }
 
 /* A node's address as another one tells it: no host: the same as that one's.
- * INVALID when we cannot use it. */
+ * INVALID when we cannot use it. It has no breaker yet. */
 static int
-cluster_target(infer_redis_t *redis, const char *host, size_t len,
-    long long port, const redis_target_t *teller, redis_target_t *t)
+cluster_target(const char *host, size_t len, long long port,
+    const redis_target_t *teller, redis_target_t *t)
 {
     infer_redis_addr_t  a = { .port = (uint16_t) port };
 
@@ -93,17 +95,14 @@ cluster_target(infer_redis_t *redis, const char *host, size_t len,
     } else {
         memcpy(a.host, host, len);
     }
-    if (infer_redis_target(t, &a) != INFER_OK) {
-        return INFER_INVALID;
-    }
-    t->breaker = infer_redis_place(redis->shared, t->id);
-    return INFER_OK;
+    return infer_redis_target(t, &a) == INFER_OK ? INFER_OK : INFER_INVALID;
 }
 
-/* [first, last, [host, port, ...], replicas ...] */
+/* [first, last, [host, port, ...], replicas ...]; *left: slots that no range
+ * had before. */
 static int
 cluster_range(infer_redis_t *redis, redis_map_t *m, const redis_reply_t *r,
-    const redis_target_t *teller)
+    const redis_target_t *teller, uint32_t *left)
 {
     uint32_t              node;
     long long             i;
@@ -114,7 +113,9 @@ cluster_range(infer_redis_t *redis, redis_map_t *m, const redis_reply_t *r,
     master = last != NULL ? last->next : NULL;
     if (last == NULL || r->first->type != REDIS_REPLY_INTEGER
         || last->type != REDIS_REPLY_INTEGER || r->first->integer < 0
-        || last->integer < r->first->integer || last->integer >= REDIS_SLOTS
+        || last->integer < r->first->integer
+        || last->integer - r->first->integer >= *left
+        || last->integer >= REDIS_SLOTS
         || master->type != REDIS_REPLY_ARRAY || master->n < 2)
     {
         return INFER_CORRUPT;
@@ -125,12 +126,13 @@ cluster_range(infer_redis_t *redis, redis_map_t *m, const redis_reply_t *r,
     {
         return INFER_CORRUPT;
     }
-    if (cluster_target(redis, host->str, host->len, host->next->integer,
-                       teller, &t) != INFER_OK)
+    *left -= (uint32_t) (last->integer - r->first->integer) + 1;
+    if (cluster_target(host->str, host->len, host->next->integer, teller, &t)
+        != INFER_OK)
     {
         return INFER_OK;                   /* its keys are misses */
     }
-    node = cluster_node(m, &t);
+    node = cluster_node(redis, m, &t);
     for (i = r->first->integer; i <= last->integer; i++) {
         m->slot[i] = (uint8_t) node;
     }
@@ -143,6 +145,7 @@ cluster_learn(infer_redis_t *redis, const redis_target_t *teller,
     uint64_t deadline_us, redis_map_t *m, int *asked)
 {
     int                   rc;
+    uint32_t              left = REDIS_SLOTS;
     infer_buf_t           b = { 0 };
     redis_reply_t        *reply[REDIS_PENDING];
     redis_command_t       cmd = {
@@ -168,7 +171,7 @@ cluster_learn(infer_redis_t *redis, const redis_target_t *teller,
          ? INFER_OK : INFER_BUSY;
     for (r = reply[0]->first; rc == INFER_OK && r != NULL; r = r->next) {
         rc = r->type == REDIS_REPLY_ARRAY
-             ? cluster_range(redis, m, r, teller) : INFER_CORRUPT;
+             ? cluster_range(redis, m, r, teller, &left) : INFER_CORRUPT;
     }
     infer_redis_free_replies(reply);
     return rc;
@@ -303,16 +306,17 @@ cluster_redirect(infer_redis_t *redis, const redis_reply_t *r,
     host = end + 1;
     if (slot < 0 || slot >= REDIS_SLOTS || *end != ' ' || colon == NULL
         || colon < host
-        || cluster_target(redis, host, (size_t) (colon - host),
+        || cluster_target(host, (size_t) (colon - host),
                           strtol(colon + 1, NULL, 10), teller, t)
            != INFER_OK)
     {
         return INFER_BUSY;
     }
+    t->breaker = infer_redis_place(redis->shared, t->id);
     infer_redis_add(redis->shared->redirects, 1);
     if (r->str[0] == 'M') {
         (void) pthread_mutex_lock(&redis->lock);
-        node = (uint8_t) cluster_node(redis->map, t);
+        node = (uint8_t) cluster_node(redis, redis->map, t);
         if (node != REDIS_NO_NODE) {
             redis->map->slot[slot] = node;
         }

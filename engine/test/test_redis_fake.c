@@ -577,6 +577,60 @@ test_topology(void)
     }
 }
 
+/* n ranges of so many slots each, ascending, of as many nodes from a port on,
+ * or all of one. */
+static char *
+topology_of(infer_buf_t *b, uint32_t n, uint32_t slots, uint16_t port,
+    int many)
+{
+    uint32_t  i, at;
+
+    infer_buf_reset(b);
+    infer_buf_printf(b, "*%u\r\n", n);
+    for (i = 0; i < n; i++) {
+        at = i * slots % REDIS_SLOTS;
+        infer_buf_printf(b, "*3\r\n:%u\r\n:%u\r\n*2\r\n$9\r\n127.0.0.1\r\n"
+                         ":%u\r\n", at, at + slots - 1,
+                         port + (many ? i : 0));
+    }
+    infer_buf_put(b, "", 1);
+    return b->data;
+}
+
+/* One that has slots twice is none, however little there is of it, and so is
+ * never worked through; one of more nodes than we know keeps its first ones,
+ * and their breakers. */
+static void
+test_wide(void)
+{
+    int             rc;
+    uint32_t        i, lost = 0;
+    uint64_t        ms;
+    infer_buf_t     b = { 0 };
+    redis_target_t  t;
+    const uint32_t  n = 4096, slots = REDIS_SLOTS / n;
+
+    ok(cluster_ask(topology_of(&b, n, slots, fake.port, 0), "$1\r\nv\r\n",
+                   &ms) == INFER_OK, "a topology of %u ranges", n);
+    ok(cluster_ask(topology_of(&b, n + 1, slots, fake.port, 0),
+                   "$1\r\nv\r\n", &ms) == INFER_BUSY, "slots that come twice");
+    ok(cluster_ask(topology_of(&b, 2, REDIS_SLOTS, fake.port, 0),
+                   "$1\r\nv\r\n", &ms) == INFER_BUSY, "all of them");
+    rc = cluster_ask(topology_of(&b, 20000, REDIS_SLOTS, fake.port, 0),
+                     "$1\r\nv\r\n", &ms);
+    ok(rc == INFER_BUSY && ms < RS_COMMAND_MS + RS_SLACK_MS,
+       "20,000 times (%u ms)", (unsigned) ms);
+
+    (void) cluster_ask(topology_of(&b, n, slots, 1, 1), "$1\r\nv\r\n", &ms);
+    for (i = 1; i < INFER_REDIS_NODES; i++) {
+        (void) infer_redis_target(&t, &rs_conf((uint16_t) i).server[0]);
+        lost += atomic_load(&shared->server[i].node) != t.id;
+    }
+    /* the 64th has the place of one of them: the server itself has one, too */
+    ok(lost <= 1, "%u nodes: the first ones keep their breakers", n);
+    infer_buf_free(&b);
+}
+
 int
 main(void)
 {
@@ -596,6 +650,7 @@ main(void)
     test_away();
     test_calls();
     test_topology();
+    test_wide();
 
     atomic_store(&fake.ending, 1);
     (void) pthread_join(fake.thread, NULL);
