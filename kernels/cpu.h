@@ -188,11 +188,18 @@ cpu_kv_head_bytes(uint32_t type, uint32_t head_dim, uint32_t v_dim)
     return n;
 }
 
-/* Scores of a chunk, its outputs, the running outputs, four numbers each. */
+/* Scores of a chunk, its outputs, the running outputs, four numbers each,
+ * then the queries of one column after those of another. */
+static inline size_t
+cpu_attn_turned_at(uint32_t v_dim)
+{
+    return (size_t) CPU_QMAX * (CPU_CHUNK + 2 * (size_t) v_dim + 4);
+}
+
 static inline size_t
 cpu_attn_work(uint32_t v_dim)
 {
-    return (size_t) CPU_QMAX * (CPU_CHUNK + 2 * (size_t) v_dim + 4);
+    return cpu_attn_turned_at(v_dim) + (size_t) CPU_QMAX * v_dim;
 }
 
 /* One chunk's outputs [CPU_QMAX, v_dim], then m and l of each query. */

@@ -183,13 +183,32 @@ attn_outputs(float *o, const float *p, const attn_v_t *v, uint32_t d0,
     }
 }
 
+#ifdef V8_ROWS
+#include "x86/body_attn8.h"
+#endif
+
+/* turned: the same queries as body_attn8.h takes them. */
 V16_INLINE void
-attn_scores_n(const float *const *q, float *s, const uint8_t *k,
-    const uint16_t *ks, uint32_t hd, const int type, uint32_t nq,
-    const uint8_t *next)
+attn_scores_n(const float *const *q, const float *turned, float *s,
+    const uint8_t *k, const uint16_t *ks, uint32_t hd, const int type,
+    uint32_t nq, const uint8_t *next)
 {
     int  n = 0;
 
+#ifdef V8_ROWS
+    for ( /* void */ ; nq >= V8_ROWS / 2; nq -= n, q += n, turned += n) {
+        n = nq >= V8_ROWS ? V8_ROWS : V8_ROWS / 2;
+        if (n == V8_ROWS) {
+            attn8_scores(turned, s, k, ks, hd, type, V8_ROWS, next);
+        } else {
+            attn8_scores(turned, s, k, ks, hd, type, V8_ROWS / 2, next);
+        }
+        s += n * CPU_CHUNK;
+        next = k;
+    }
+#else
+    (void) turned;
+#endif
 #if V16_QK_ROWS >= 12
     for ( /* void */ ; nq >= 12; nq -= n, q += n, s += n * CPU_CHUNK) {
         n = 12;
@@ -243,6 +262,20 @@ attn_outputs_n(float *o, const float *p, const attn_v_t *v, uint32_t i0,
 {
     const uint8_t  *next = v->next;
 
+#ifdef V8_ROWS
+    for ( /* void */ ; nq >= V8_ROWS; nq -= V8_ROWS) {
+        attn8_outputs(o, p, v, i0, n, type, V8_ROWS, next);
+        next = v->values;
+        p += V8_ROWS * CPU_CHUNK;
+        o += V8_ROWS * (size_t) v->v_dim;
+    }
+    for ( /* void */ ; nq >= V8_ROWS / 2; nq -= V8_ROWS / 2) {
+        attn8_outputs(o, p, v, i0, n, type, V8_ROWS / 2, next);
+        next = v->values;
+        p += V8_ROWS / 2 * CPU_CHUNK;
+        o += V8_ROWS / 2 * (size_t) v->v_dim;
+    }
+#endif
 #if V16_PV_ROWS >= 6
     for ( /* void */ ; nq >= 6; nq -= 6, p += 6 * CPU_CHUNK) {
         attn_outputs_cols(o, p, v, i0, n, type, 6, next);
@@ -269,19 +302,20 @@ attn_page_scores(const cpu_attn_t *a, uint32_t first, float *s,
 {
     const uint8_t      *next = page + cpu_kv_v_at(a->kv_type, a->head_dim);
     const float *const *q = a->q + first;
+    const float        *t = a->work + cpu_attn_turned_at(a->v_dim) + first;
     const uint16_t     *ks = NULL;
     uint32_t            nq = a->nq - first;
 
     switch (a->kv_type) {
     case KERN_KV_F16:
-        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_F16, nq, next);
+        attn_scores_n(q, t, s, page, ks, a->head_dim, KERN_KV_F16, nq, next);
         break;
     case KERN_KV_BF16:
-        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_BF16, nq, next);
+        attn_scores_n(q, t, s, page, ks, a->head_dim, KERN_KV_BF16, nq, next);
         break;
     default:
         ks = (const uint16_t *) (page + cpu_kv_ks_at(a->head_dim, a->v_dim));
-        attn_scores_n(q, s, page, ks, a->head_dim, KERN_KV_Q8, nq, next);
+        attn_scores_n(q, t, s, page, ks, a->head_dim, KERN_KV_Q8, nq, next);
     }
 }
 
@@ -484,6 +518,24 @@ attn_finish(const cpu_attn_t *a, const float *run, const float *rml)
     }
 }
 
+/* Before the first chunk of a call. */
+static void
+attn_turn(const cpu_attn_t *a)
+{
+#ifdef V8_ROWS
+    float     *t = a->work + cpu_attn_turned_at(a->v_dim);
+    uint32_t   j, d;
+
+    for (j = 0; a->nq >= V8_ROWS / 2 && j < a->nq; j++) {
+        for (d = 0; d < a->head_dim; d++) {
+            t[d * CPU_QMAX + j] = a->q[j][d];
+        }
+    }
+#else
+    (void) a;
+#endif
+}
+
 /* First query that sees position pos. */
 static uint32_t
 attn_first(const cpu_attn_t *a, uint32_t pos)
@@ -505,6 +557,7 @@ V16_NAME(attend)(const cpu_attn_t *a)
     float     *ml = rml + 2 * CPU_QMAX;
     uint32_t   pos, first;
 
+    attn_turn(a);
     attn_chunk(a, 0, 0, run, rml);
     for (pos = CPU_CHUNK; pos < a->n_keys[a->nq - 1]; pos += CPU_CHUNK) {
         first = attn_first(a, pos);
@@ -520,6 +573,7 @@ V16_NAME(attend_part)(const cpu_attn_t *a, uint32_t chunk, float *part)
     uint32_t  first = attn_first(a, chunk * CPU_CHUNK);
 
     if (first < a->nq) {
+        attn_turn(a);
         attn_chunk(a, chunk * CPU_CHUNK, first, part,
                    part + (size_t) CPU_QMAX * a->v_dim);
     }

@@ -16,6 +16,10 @@
 #define V16_PV_COLS  1
 #define V16_AHEAD    1
 
+/* Tiles of many rows have eight lanes: body_attn8.h. */
+#define V8_ROWS      12
+
+typedef __m256 v8_t;
 typedef struct { __m256  a, b; } v16_t;
 typedef struct { __m256i a, b; } v16i_t;
 
@@ -127,13 +131,22 @@ v16_store_n(float *p, uint32_t n, v16_t a)
     }
 }
 
+/* Zen 1 converts a register in 2 cycles and memory in 3, so the load must
+ * not become an operand. */
+V16_INLINE __m128i
+v8_halves(const uint16_t *p)
+{
+    __m128i  h = _mm_loadu_si128((const __m128i *) p);
+
+    __asm__ ("" : "+x" (h));
+    return h;
+}
+
 V16_INLINE v16_t
 v16_from_f16(const uint16_t *p)
 {
-    return (v16_t) {
-        _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) p)),
-        _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) (p + 8)))
-    };
+    return (v16_t) { _mm256_cvtph_ps(v8_halves(p)),
+                     _mm256_cvtph_ps(v8_halves(p + 8)) };
 }
 
 V16_INLINE v16_t
@@ -187,6 +200,57 @@ v16_from_i8(const int8_t *p)
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)))
     };
+}
+
+V16_INLINE v8_t
+v8_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+V16_INLINE void
+v8_store(float *p, v8_t a)
+{
+    _mm256_storeu_ps(p, a);
+}
+
+V16_INLINE v8_t
+v8_set1(float f)
+{
+    return _mm256_set1_ps(f);
+}
+
+V16_INLINE v8_t
+v8_mul(v8_t a, v8_t b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+V16_INLINE v8_t
+v8_fma(v8_t a, v8_t b, v8_t c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+V16_INLINE v8_t
+v8_from_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(v8_halves(p));
+}
+
+V16_INLINE v8_t
+v8_from_bf16(const uint16_t *p)
+{
+    __m256i  a = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) p));
+
+    return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16));
+}
+
+V16_INLINE v8_t
+v8_from_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
+               _mm_loadl_epi64((const __m128i *) p)));
 }
 
 V16_INLINE v16_t
