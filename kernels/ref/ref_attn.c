@@ -68,95 +68,96 @@ ref_page(const cpu_attn_t *a, uint32_t pos)
     return a->kv + a->pages[pos / KERN_PAGE_TOKENS] * a->page_bytes;
 }
 
-/* s[i] = q * key pos + i: one chain over d each, keys inner. pos is the
- * first of a page. */
+/* The keys of a page as f32 [head_dim][32 tokens]. */
 REF_INLINE void
-ref_scores(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
-    float *s)
+ref_keys_of(const cpu_attn_t *a, const uint8_t *page, float *key)
 {
-    const uint8_t   *page = ref_page(a, pos), *k = page;
     const uint16_t  *ks;
     uint32_t         i, d;
-    float            key[KERN_PAGE_TOKENS], scale[KERN_PAGE_TOKENS];
+    float            scale[KERN_PAGE_TOKENS];
 
+    ref_values(a->kv_type, key, page, a->head_dim * KERN_PAGE_TOKENS);
+    if (a->kv_type != KERN_KV_Q8) {
+        return;
+    }
     ks = (const uint16_t *) (page + cpu_kv_ks_at(a->head_dim, a->v_dim));
+    for (d = 0; d < a->head_dim; d++) {
+        if (d % CPU_BLOCK == 0) {
+            ref_halves(scale, ks + d, KERN_PAGE_TOKENS);
+        }
+        for (i = 0; i < KERN_PAGE_TOKENS; i++) {
+            key[i] *= scale[i];
+        }
+        key += KERN_PAGE_TOKENS;
+    }
+}
 
-    for (i = 0; i < n; i++) {
+/* The values of a page as f32 [32 tokens][v_dim]. */
+REF_INLINE void
+ref_values_of(const cpu_attn_t *a, const uint8_t *page, float *value)
+{
+    const uint16_t  *vs;
+    uint32_t         i, d;
+    float            scale[KERN_PAGE_TOKENS];
+
+    ref_values(a->kv_type, value, page + cpu_kv_v_at(a->kv_type, a->head_dim),
+               KERN_PAGE_TOKENS * a->v_dim);
+    if (a->kv_type != KERN_KV_Q8) {
+        return;
+    }
+    vs = (const uint16_t *) (page + cpu_kv_vs_at(a->head_dim, a->v_dim));
+    for (d = 0; d < a->head_dim; d++) {
+        if (d % CPU_BLOCK == 0) {
+            ref_halves(scale, vs + d, KERN_PAGE_TOKENS);
+        }
+        for (i = 0; i < KERN_PAGE_TOKENS; i++) {
+            value[i * a->v_dim + d] *= scale[i];
+        }
+    }
+}
+
+/* s[i] = q * key i of a page: one chain over d each, keys inner. */
+REF_INLINE void
+ref_scores(const cpu_attn_t *a, const float *q, const float *key, float *s)
+{
+    uint32_t  i, d;
+
+    for (i = 0; i < KERN_PAGE_TOKENS; i++) {
         s[i] = 0;
     }
-    for (d = 0; d < a->head_dim; d++) {
-        ref_values(a->kv_type, key, k, n);
-        k += KERN_PAGE_TOKENS * cpu_kv_value_bytes(a->kv_type);
-        if (a->kv_type == KERN_KV_Q8) {
-            if (d % CPU_BLOCK == 0) {
-                ref_halves(scale, ks + d, n);
-            }
-            for (i = 0; i < n; i++) {
-                key[i] *= scale[i];
-            }
-        }
-        for (i = 0; i < n; i++) {
+    for (d = 0; d < a->head_dim; d++, key += KERN_PAGE_TOKENS) {
+        for (i = 0; i < KERN_PAGE_TOKENS; i++) {
             s[i] = fmaf(q[d], key[i], s[i]);
         }
     }
 }
 
+/* o[d] += p[i] * value i of a page, i < n: one chain over keys each, d
+ * inner. */
 REF_INLINE void
-ref_scale_value(const cpu_attn_t *a, float *value, const uint8_t *page,
-    uint32_t slot)
-{
-    uint32_t         d;
-    const uint16_t  *vs;
-
-    vs = (const uint16_t *) (page + cpu_kv_vs_at(a->head_dim, a->v_dim));
-    for (d = 0; d < a->head_dim; d++) {
-        value[d] *= cpu_f16_to_f32(vs[d / CPU_BLOCK * KERN_PAGE_TOKENS
-                                      + slot]);
-    }
-}
-
-/* o[d] += p[i] * value pos + i: one chain over keys each, d inner. */
-REF_INLINE void
-ref_sum(const cpu_attn_t *a, const float *p, uint32_t pos, uint32_t n,
+ref_sum(const cpu_attn_t *a, const float *p, const float *value, uint32_t n,
     float *o)
 {
-    const uint8_t  *page;
-    uint32_t        i, d, slot;
-    float           value[REF_MAX_DIM];
+    uint32_t  i, d;
 
-    for (i = 0; i < n; i++) {
-        page = ref_page(a, pos + i);
-        slot = (pos + i) % KERN_PAGE_TOKENS;
-        ref_values(a->kv_type, value,
-                   page + cpu_kv_v_at(a->kv_type, a->head_dim)
-                   + slot * cpu_kv_v_at(a->kv_type, a->v_dim)
-                     / KERN_PAGE_TOKENS, a->head_dim);
-        if (a->kv_type == KERN_KV_Q8) {
-            ref_scale_value(a, value, page, slot);
-        }
+    for (i = 0; i < n; i++, value += a->v_dim) {
         for (d = 0; d < a->head_dim; d++) {
             o[d] = fmaf(p[i], value[d], o[d]);
         }
     }
 }
 
-/* Keys pos .. pos + n - 1 of one chunk: o[d], m and l. */
-REF_INLINE void
-ref_chunk_body(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
-    float *o, float *m, float *l)
+/* n scores to weights. */
+static void
+ref_softmax(float *s, uint32_t n, float *m, float *l)
 {
-    float     s[CPU_CHUNK], lane[CPU_LANES] = { 0 };
+    float     lane[CPU_LANES] = { 0 };
     uint32_t  i, step;
 
     *m = -INFINITY;
-    for (i = 0; i < n; i += KERN_PAGE_TOKENS) {
-        step = n - i < KERN_PAGE_TOKENS ? n - i : KERN_PAGE_TOKENS;
-        ref_scores(a, q, pos + i, step, s + i);
-    }
     for (i = 0; i < n; i++) {
         *m = s[i] > *m ? s[i] : *m;
     }
-
     for (i = 0; i < n; i++) {
         s[i] = kern_exp(s[i] - *m);
         lane[i % CPU_LANES] += s[i];
@@ -167,9 +168,55 @@ ref_chunk_body(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
         }
     }
     *l = lane[0];
+}
 
-    memset(o, 0, a->head_dim * sizeof(float));
-    ref_sum(a, s, pos, n, o);
+/* Keys of the page or chunk at pos, of `most`, that query i sees. */
+static uint32_t
+ref_seen(const cpu_attn_t *a, uint32_t i, uint32_t pos, uint32_t most)
+{
+    uint32_t  n = a->n_keys[i] > pos ? a->n_keys[i] - pos : 0;
+
+    return n < most ? n : most;
+}
+
+/* The chunk at pos of all queries that see it: o[i][v_dim], and m and l in
+ * ml[i][2]. A page is made f32 once for all of them. */
+REF_INLINE void
+ref_chunk_body(const cpu_attn_t *a, uint32_t pos, float *o, float *ml)
+{
+    float           page[KERN_PAGE_TOKENS * REF_MAX_DIM], *s = a->work;
+    const uint8_t  *kv;
+    uint32_t        i, at, n;
+
+    for (at = 0; at < CPU_CHUNK; at += KERN_PAGE_TOKENS) {
+        if (pos + at >= a->n_keys[a->nq - 1]) {
+            break;
+        }
+        kv = ref_page(a, pos + at);
+        ref_keys_of(a, kv, page);
+        for (i = 0; i < a->nq; i++) {
+            ref_scores(a, a->q[i], page, s + i * CPU_CHUNK + at);
+        }
+    }
+    for (i = 0; i < a->nq; i++) {
+        n = ref_seen(a, i, pos, CPU_CHUNK);
+        if (n != 0) {
+            ref_softmax(s + i * CPU_CHUNK, n, &ml[2 * i], &ml[2 * i + 1]);
+            memset(o + (size_t) i * a->v_dim, 0, a->v_dim * sizeof(float));
+        }
+    }
+    for (at = 0; at < CPU_CHUNK; at += KERN_PAGE_TOKENS) {
+        if (pos + at >= a->n_keys[a->nq - 1]) {
+            break;
+        }
+        kv = ref_page(a, pos + at);
+        ref_values_of(a, kv, page);
+        for (i = 0; i < a->nq; i++) {
+            ref_sum(a, s + i * CPU_CHUNK + at, page,
+                    ref_seen(a, i, pos + at, KERN_PAGE_TOKENS),
+                    o + (size_t) i * a->v_dim);
+        }
+    }
 }
 
 #if defined(__x86_64__)
@@ -177,25 +224,23 @@ ref_chunk_body(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
 /* fmaf() as an instruction instead of a call: exact both ways. */
 __attribute__((target("avx2,fma")))
 static void
-ref_chunk_fma(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
-    float *o, float *m, float *l)
+ref_chunk_fma(const cpu_attn_t *a, uint32_t pos, float *o, float *ml)
 {
-    ref_chunk_body(a, q, pos, n, o, m, l);
+    ref_chunk_body(a, pos, o, ml);
 }
 
 #endif
 
 static void
-ref_chunk(const cpu_attn_t *a, const float *q, uint32_t pos, uint32_t n,
-    float *o, float *m, float *l)
+ref_chunk(const cpu_attn_t *a, uint32_t pos, float *o, float *ml)
 {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        ref_chunk_fma(a, q, pos, n, o, m, l);
+        ref_chunk_fma(a, pos, o, ml);
         return;
     }
 #endif
-    ref_chunk_body(a, q, pos, n, o, m, l);
+    ref_chunk_body(a, pos, o, ml);
 }
 
 /* The next chunk (o, m, l) into the running one. */
@@ -225,43 +270,37 @@ ref_finish(const cpu_attn_t *a, uint32_t i, const float *run, float l)
     }
 }
 
-static uint32_t
-ref_keys(const cpu_attn_t *a, uint32_t i, uint32_t pos)
-{
-    uint32_t  n = a->n_keys[i] - pos;
-
-    return n < CPU_CHUNK ? n : CPU_CHUNK;
-}
-
 void
 kern_attend_ref(const cpu_attn_t *a)
 {
     uint32_t  i, pos;
-    float    *o = a->work, *run = a->work + a->v_dim;
-    float     m, l, rm, rl;
+    float    *o = a->work + CPU_QMAX * CPU_CHUNK;
+    float    *run = o + (size_t) CPU_QMAX * a->v_dim;
+    float    *rml = run + (size_t) CPU_QMAX * a->v_dim;
+    float    *ml = rml + 2 * CPU_QMAX;
 
-    for (i = 0; i < a->nq; i++) {
-        ref_chunk(a, a->q[i], 0, ref_keys(a, i, 0), run, &rm, &rl);
-        for (pos = CPU_CHUNK; pos < a->n_keys[i]; pos += CPU_CHUNK) {
-            ref_chunk(a, a->q[i], pos, ref_keys(a, i, pos), o, &m, &l);
-            ref_fold(a, run, &rm, &rl, o, m, l);
+    ref_chunk(a, 0, run, rml);
+    for (pos = CPU_CHUNK; pos < a->n_keys[a->nq - 1]; pos += CPU_CHUNK) {
+        ref_chunk(a, pos, o, ml);
+        for (i = 0; i < a->nq; i++) {
+            if (pos < a->n_keys[i]) {
+                ref_fold(a, run + (size_t) i * a->v_dim, &rml[2 * i],
+                         &rml[2 * i + 1], o + (size_t) i * a->v_dim,
+                         ml[2 * i], ml[2 * i + 1]);
+            }
         }
-        ref_finish(a, i, run, rl);
+    }
+    for (i = 0; i < a->nq; i++) {
+        ref_finish(a, i, run + (size_t) i * a->v_dim, rml[2 * i + 1]);
     }
 }
 
 void
 kern_attend_part_ref(const cpu_attn_t *a, uint32_t chunk, float *part)
 {
-    float     *ml = part + (size_t) CPU_QMAX * a->v_dim;
-    uint32_t   i, pos = chunk * CPU_CHUNK;
-
-    for (i = 0; i < a->nq; i++) {
-        if (pos < a->n_keys[i]) {
-            ref_chunk(a, a->q[i], pos, ref_keys(a, i, pos),
-                      part + (size_t) i * a->v_dim, &ml[2 * i],
-                      &ml[2 * i + 1]);
-        }
+    if (chunk * CPU_CHUNK < a->n_keys[a->nq - 1]) {
+        ref_chunk(a, chunk * CPU_CHUNK, part,
+                  part + (size_t) CPU_QMAX * a->v_dim);
     }
 }
 

@@ -256,26 +256,38 @@ ref_block_f32(const kern_weight_t *w, uint32_t stripe, uint32_t b,
     }
 }
 
-/* One block's additions to the chains of one row. */
+/* One block's additions to the chains of two rows; y may be x and acc1
+ * acc0 for one row, whose chains are then made twice. */
 REF_INLINE void
-ref_add_block(ref_v8 *acc, const ref_v8 (*wt)[REF_V8], const float *x)
+ref_add_block(ref_v8 *acc0, ref_v8 *acc1, const ref_v8 (*wt)[REF_V8],
+    const float *x, const float *y)
 {
-    ref_v8    a, b, c, v;
+    ref_v8    a0, a1, b0, b1, c0, c1, v;
     uint32_t  k, j;
 
     for (j = 0; j < REF_V8; j += 3) {
-        a = acc[j];
-        b = acc[j + 1];
-        c = acc[j + 2];
+        a0 = acc0[j];
+        b0 = acc0[j + 1];
+        c0 = acc0[j + 2];
+        a1 = acc1[j];
+        b1 = acc1[j + 1];
+        c1 = acc1[j + 2];
         for (k = 0; k < CPU_BLOCK; k++) {
             v = (ref_v8) { x[k], x[k], x[k], x[k], x[k], x[k], x[k], x[k] };
-            a += wt[k][j] * v;
-            b += wt[k][j + 1] * v;
-            c += wt[k][j + 2] * v;
+            a0 += wt[k][j] * v;
+            b0 += wt[k][j + 1] * v;
+            c0 += wt[k][j + 2] * v;
+            v = (ref_v8) { y[k], y[k], y[k], y[k], y[k], y[k], y[k], y[k] };
+            a1 += wt[k][j] * v;
+            b1 += wt[k][j + 1] * v;
+            c1 += wt[k][j + 2] * v;
         }
-        acc[j] = a;
-        acc[j + 1] = b;
-        acc[j + 2] = c;
+        acc0[j] = a0;
+        acc0[j + 1] = b0;
+        acc0[j + 2] = c0;
+        acc1[j] = a1;
+        acc1[j + 1] = b1;
+        acc1[j + 2] = c1;
     }
 }
 
@@ -284,14 +296,16 @@ REF_INLINE void
 ref_linear_f32(const kern_weight_t *w, uint32_t stripe, const cpu_acts_t *a,
     uint32_t r0, uint32_t n, ref_v8 (*acc)[REF_V8])
 {
-    ref_v8    wt[CPU_BLOCK][REF_V8];
-    uint32_t  r, b;
+    ref_v8        wt[CPU_BLOCK][REF_V8];
+    const float  *x;
+    uint32_t      r, b, last;
 
     for (b = 0; b < w->n_in / CPU_BLOCK; b++) {
         ref_block_f32(w, stripe, b, (float *) wt);
-        for (r = 0; r < n; r++) {
-            ref_add_block(acc[r], wt, a->f + (size_t) (r0 + r) * a->n_in
-                                      + b * CPU_BLOCK);
+        x = a->f + (size_t) r0 * a->n_in + b * CPU_BLOCK;
+        for (r = 0; r < n; r += 2, x += 2 * (size_t) a->n_in) {
+            last = r + 1 < n ? 1 : 0;
+            ref_add_block(acc[r], acc[r + last], wt, x, x + last * a->n_in);
         }
     }
 }
