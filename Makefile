@@ -330,17 +330,19 @@ bench-hit: module engine tiny          ## a hit of the response cache beside ret
 bench-redis: module engine tiny        ## an answer from Redis beside a plain GET (ROUNDS=5)
 	@BUILD=$(BUILD) perl -It/lib kernels/bench/redis.pl $(ROUNDS)
 
-# Each type is made from the demo model and compared with the reference path
-# of the same file; the limit is known for the first alone.
+# Each type is made from the demo model and compared with its own weights as
+# f32; the demo model itself with the reference kernels, and within a limit.
 QUALITY_TYPES ?= q4_0 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k q8_k iq4_nl \
-                 iq4_xs bf16
-quality: engine $(DEMO_MODEL)          ## KL divergence against the f32 reference (QUALITY= options)
+                 iq4_xs f16 bf16
+quality: engine $(DEMO_MODEL)          ## KL divergence against f32 (QUALITY= options, QUALITY_TYPES=)
 	@$(BUILD)/infer_quality --max-kl 0.00345 $(QUALITY) $(DEMO_MODEL)
 	@$(BUILD)/infer_quality --max-kl 0.0045 --kv bf16,q8 $(QUALITY) \
 	    $(DEMO_MODEL)
-	@for t in $(QUALITY_TYPES); do f=$(BUILD)/quality-$$t.gguf; rm -f $$f; \
-	    $(BUILD)/requant -t $$t $(DEMO_MODEL) $$f && \
-	    $(BUILD)/infer_quality $(QUALITY) $$f || exit 1; rm -f $$f; done
+	@for t in $(QUALITY_TYPES); do f=$(BUILD)/quality-$$t.gguf; \
+	    rm -f $$f $$f.f32; $(BUILD)/requant -t $$t $(DEMO_MODEL) $$f && \
+	    $(BUILD)/requant -t f32 $$f $$f.f32 && \
+	    $(BUILD)/infer_quality --float $$f.f32 --kv f16,bf16,q8 $(QUALITY) \
+	        $$f || exit 1; rm -f $$f $$f.f32; done
 
 clean:
 	rm -rf build build-*

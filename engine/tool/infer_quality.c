@@ -23,6 +23,9 @@ static const char usage[] =
     "usage: infer_quality [options] FILE...\n"
     "  --isa A,B      levels to judge (auto)\n"
     "  --kv A,B       KV types to judge (f16); the reference has f16\n"
+    "  --float FILE   the same weights as f32 (requant -t f32): the first\n"
+    "                 level with these is the reference, several times as\n"
+    "                 fast, but for the order of roundings the same\n"
     "  --text FILE    default /usr/share/common-licenses/GPL-3\n"
     "  --bytes N      of the text (24000)\n"
     "  --chunk N      tokens of a chunk, its second half is scored (512)\n"
@@ -31,7 +34,7 @@ static const char usage[] =
     "  -t, --threads N  (all)\n";
 
 typedef struct {
-    const char  *isa, *kv, *text;
+    const char  *isa, *kv, *text, *floats;
     uint32_t     bytes, chunk, tokens, threads;
     double       max_kl;                  /* 0: no limit */
 } quality_conf_t;
@@ -98,6 +101,7 @@ quality_options(quality_conf_t *c, int argc, char **argv)
     static const struct option options[] = {
         { "isa", required_argument, NULL, 'i' },
         { "kv", required_argument, NULL, 'k' },
+        { "float", required_argument, NULL, 'F' },
         { "text", required_argument, NULL, 'f' },
         { "bytes", required_argument, NULL, 'b' },
         { "chunk", required_argument, NULL, 'c' },
@@ -118,6 +122,10 @@ quality_options(quality_conf_t *c, int argc, char **argv)
 
         case 'k':
             c->kv = optarg;
+            break;
+
+        case 'F':
+            c->floats = optarg;
             break;
 
         case 'f':
@@ -396,30 +404,69 @@ quality_judge(const quality_conf_t *c, quality_level_t *ref,
 }
 
 
-static int
-quality_file(const quality_conf_t *c, const char *file)
+static infer_gguf_t *
+quality_gguf(const char *file, int *fd)
 {
     infer_err_t err = { 0, "" };
     infer_gguf_t *gguf;
-    quality_level_t ref = { .name = "ref" };
+
+    *fd = open(file, O_RDONLY | O_CLOEXEC);
+
+    if (*fd < 0) {
+        quality_die(file, strerror(errno));
+    }
+
+    if (infer_gguf_open(&gguf, *fd, &err) != INFER_OK) {
+        quality_die(file, err.text);
+    }
+
+    return gguf;
+}
+
+
+/* The reference: its own level, or the first one with f32 weights. */
+static void
+quality_open_ref(quality_level_t *ref, const quality_conf_t *c,
+    infer_gguf_t *gguf, const char *file)
+{
+    char name[32];
+    int fd;
+
+    if (c->floats == NULL) {
+        ref->name = "ref";
+        quality_open(ref, c, gguf, file);
+        return;
+    }
+
+    (void) snprintf(name, sizeof(name), "%.*s",
+                    (int) strcspn(c->isa, ","), c->isa);
+    gguf = quality_gguf(c->floats, &fd);
+    ref->name = name;
+    quality_open(ref, c, gguf, c->floats);
+    ref->name = ref->ops->name;
+    infer_gguf_close(gguf);
+    close(fd);
+}
+
+
+static int
+quality_file(const quality_conf_t *c, const char *file)
+{
+    quality_level_t ref = { 0 };
     quality_level_t level[QUALITY_MAX_LEVELS] = { 0 };
     uint32_t n_levels = 0;
     char *names = strdup(c->isa), *kvs, *rest = NULL;
     size_t n_ids;
     int32_t bos;
-    int fd = open(file, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0 || names == NULL) {
-        quality_die(file, strerror(errno));
-    }
-
-    if (infer_gguf_open(&gguf, fd, &err) != INFER_OK) {
-        quality_die(file, err.text);
-    }
-
+    int fd;
+    infer_gguf_t *gguf = quality_gguf(file, &fd);
     int32_t *ids = quality_ids(c, gguf, &n_ids, &bos);
 
-    quality_open(&ref, c, gguf, file);
+    if (names == NULL) {
+        quality_die(file, "no memory");
+    }
+
+    quality_open_ref(&ref, c, gguf, file);
 
     for (char *s = strtok_r(names, ",", &rest); s != NULL;
          s = strtok_r(NULL, ",", &rest))
@@ -439,6 +486,13 @@ quality_file(const quality_conf_t *c, const char *file)
             level[n_levels].kv = (uint32_t) kern_kv_type(k);
             quality_open(&level[n_levels], c, gguf, file);
             level[n_levels].name = level[n_levels].ops->name;
+
+            if (infer_model_info(level[n_levels].model)->vocab
+                != infer_model_info(ref.model)->vocab)
+            {
+                quality_die(c->floats, "is another model");
+            }
+
             n_levels++;
         }
 
