@@ -262,9 +262,16 @@ def server_rows(group, shape):
                   lambda p: 1.6 * openvino, servers_only=("OpenVINO",))
 
 
-def memory_rows(group):
-    """Flat: 1,800 requests more leave at most 2 MB beside their KV pages."""
+def memory_rows(group, shape):
+    """At most the tensors, KV pages ever in use and 60 MB. Flat: 1,800
+    requests more leave at most 2 MB beside their KV pages."""
     first, last = servers.MEMORY_AFTER
+    for n in (first, last):
+        kv = group.median(f"KV MB, {n} requests")
+        if kv is not None:
+            most = shape.tensor_bytes / 1e6 + kv + 60
+            yield Row(group, f"PSS MB after {n} requests", "MB", None,
+                      lambda p, m=most: m, True)
     yield Row(group, f"MB beside KV, {first} requests", "MB", less=True)
     before = group.median(f"MB beside KV, {first} requests")
     yield Row(group, f"MB beside KV, {last} requests", "MB", None,
@@ -277,7 +284,7 @@ def rows(all_groups, shapes, limits):
         if group.name == "server":
             yield from server_rows(group, shape)
         elif group.name == "memory":
-            yield from memory_rows(group)
+            yield from memory_rows(group, shape)
         elif group.name == "static":
             idle = group.median("p99 ms, idle") or 0
             most = max(2 * idle, idle + 0.3)

@@ -164,9 +164,10 @@ def memory(path):
                 run([sys.executable, f"{HERE}/load.py", str(port), "16",
                      "100", "4", "2"] + ["whole"] * (done // 100 % 2))
                 done += 100
-            yield (f"MB beside KV, {done} requests",
-                   pss_mb(family(p.pid) + [engine()])
-                   - kv_pages(port) * page / 1e6)
+            pss, kv = pss_mb(family(p.pid) + [engine()]), kv_pages(port)
+            yield f"PSS MB after {done} requests", pss
+            yield f"KV MB, {done} requests", kv * page / 1e6
+            yield f"MB beside KV, {done} requests", pss - kv * page / 1e6
 
 
 def serve_llama(path):
