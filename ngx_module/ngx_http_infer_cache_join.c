@@ -31,10 +31,6 @@ ngx_http_infer_cache_join(ngx_http_infer_ctx_t *ctx,
     ngx_http_infer_choice_t     *choices;
     ngx_http_infer_loc_conf_t   *ilcf;
 
-    if (ngx_http_infer_engine_down(ctx->bus)) {
-        return NGX_DECLINED;
-    }
-
     if (flight == NULL) {
         ilcf = ngx_http_get_module_loc_conf(ctx->request,
                                             ngx_http_infer_module);
@@ -52,6 +48,10 @@ ngx_http_infer_cache_join(ngx_http_infer_ctx_t *ctx,
     if (ctx->cache->failed.generation == flight->generation
         && ctx->cache->failed.slot == flight->slot)
     {
+        return NGX_DECLINED;
+    }
+
+    if (ngx_http_infer_engine_down(ctx->bus)) {
         return NGX_DECLINED;
     }
 

@@ -342,7 +342,7 @@ store_flight_find(const store_shard_t *s, const uint8_t *key)
     uint32_t         i;
     store_flight_t  *f = store_flights(s);
 
-    for (i = 0; i < INFER_STORE_FLIGHTS; i++) {
+    for (i = 0; s->flights > 0 && i < INFER_STORE_FLIGHTS; i++) {
         if (f[i].used && memcmp(f[i].key, key, INFER_STORE_KEY) == 0) {
             return &f[i];
         }
@@ -350,9 +350,9 @@ store_flight_find(const store_shard_t *s, const uint8_t *key)
     return NULL;
 }
 
-/* Locked. 1: it was known, and is not any more. */
+/* Locked, in a change. 1: it was known, and is not any more. */
 static int
-store_landed(const store_shard_t *s, const uint8_t *key,
+store_landed(store_shard_t *s, const uint8_t *key,
     const infer_store_flight_t *flight)
 {
     store_flight_t  *f = store_flight_find(s, key);
@@ -363,6 +363,7 @@ store_landed(const store_shard_t *s, const uint8_t *key,
         return 0;
     }
     f->used = 0;
+    s->flights--;
     return 1;
 }
 
@@ -460,6 +461,7 @@ store_fly(store_shard_t *s, const uint8_t *key, store_flight_t *f,
     if (f == NULL) {
         f = &all[s->next_flight++ % INFER_STORE_FLIGHTS];
     }
+    s->flights += !f->used;
     memcpy(f->key, key, INFER_STORE_KEY);
     f->f = flight;
     f->used = 1;
@@ -537,7 +539,9 @@ infer_store_land(infer_store_t *c, const uint8_t *key,
     if (!store_lock(c, s)) {
         return INFER_BUSY;
     }
+    store_change(s, 1);
     landed = store_landed(s, key, &flight);
+    store_change(s, 0);
     store_unlock(s);
     return landed ? INFER_OK : INFER_AGAIN;
 }

@@ -12,7 +12,7 @@
 
 #include "cache/store.h"
 
-#define STORE_MAGIC    0x33435249u        /* "IRC3" */
+#define STORE_MAGIC    0x34435249u        /* "IRC4" */
 #define STORE_NONE     UINT32_MAX
 #define STORE_TAGS     4096
 #define STORE_MIN_BLOCKS  16             /* of a shard */
@@ -83,7 +83,7 @@ typedef struct {
     _Atomic uint32_t  dirty;
     uint32_t          n_entries, n_blocks, n_buckets, n_words;
     uint32_t          free_entry, free_block, n_free;
-    uint32_t          next_flight;
+    uint32_t          next_flight, flights;   /* known ones */
     uint32_t          used;               /* blocks, those promised to the
                                            * entry being put included */
     uint32_t          additions;          /* to the sketch since it halved */

@@ -73,7 +73,7 @@ store_shard_format(store_shard_t *s)
     s->additions = 0;
     s->period_asked = s->period_hits = s->period_lost = 0;
     s->average = s->average_lost = 0;
-    s->next_flight = 0;
+    s->next_flight = s->flights = 0;
     memset(store_sketch(s), 0, s->n_words * sizeof(uint64_t));
     memset(store_buckets(s), 0xff, s->n_buckets * sizeof(uint32_t));
     memset(store_flights(s), 0,
