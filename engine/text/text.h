@@ -52,7 +52,8 @@ const char *infer_text_template_source(const infer_text_t *text, size_t *len);
 /* Encodes s[0..len), any bytes; *ids is malloc'd, the caller's (NULL when
  * there is none). Time is bounded by O(len log len). The ids' pieces give
  * the text back, except for bytes that the vocabulary has no token for:
- * each becomes U+FFFD. User-defined tokens are always recognised. NOMEM is
+ * each becomes U+FFFD, and of text in another than Unicode's normal form
+ * C, which `qwen2` takes. User-defined tokens are always recognised. NOMEM is
  * the only error. */
 int infer_text_encode(const infer_text_t *text, const char *s, size_t len,
     unsigned flags, int32_t **ids, size_t *n_ids, infer_err_t *err);

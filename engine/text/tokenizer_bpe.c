@@ -1,7 +1,8 @@
 /*
  * tokenizer_bpe.c: text -> token ids by byte-level BPE. Special tokens are
  * cut out first, the rest is cut into valid UTF-8 and other bytes, valid
- * text by the pre-tokenizer's pattern, and each piece is merged by rank.
+ * text, in normal form C where the model was trained on that, by the
+ * pre-tokenizer's pattern, and each piece is merged by rank.
  * Pure functions over the image; scratch memory lives for one call.
  *
  * Merging takes a heap of (rank, position) over a linked list of symbols,
@@ -17,6 +18,7 @@
 #define PCRE2_CODE_UNIT_WIDTH  8
 
 #include "text/image.h"
+#include "text/nfc.h"
 
 #include <pcre2.h>
 #include <string.h>
@@ -35,6 +37,7 @@ typedef struct {
     const char  *pattern;
     int          whole;       /* a piece that is a token is not merged */
     int          bos;         /* BOS unless the file says otherwise */
+    int          nfc;
 } bpe_def_t;
 
 /* SmolLM cuts off each digit before the rest of the pattern sees the text,
@@ -42,20 +45,21 @@ typedef struct {
 static const bpe_def_t bpe_def[BPE_PRE_COUNT] = {
     [BPE_PRE_GPT2] = {
         "'s|'t|'re|'ve|'m|'ll|'d|\\x{20}?\\p{L}+|\\x{20}?\\p{N}+|" REST "|["
-        WS "]+(?![^" WS "])|[" WS "]+", 0, 0
+        WS "]+(?![^" WS "])|[" WS "]+", 0, 0, 0
     },
     [BPE_PRE_SMOLLM] = {
         "\\p{N}|'s|'t|'re|'ve|'m|'ll|'d|\\x{20}?\\p{L}+|" REST "|["
-        WS "]+(?![^" WS "\\p{N}])|[" WS "]+", 0, 0
+        WS "]+(?![^" WS "\\p{N}])|[" WS "]+", 0, 0, 0
     },
-    [BPE_PRE_LLAMA3] = { BPE_LLAMA3("\\p{N}{1,3}"), 1, 1 },
-    [BPE_PRE_QWEN2] = { BPE_LLAMA3("\\p{N}"), 0, 0 }
+    [BPE_PRE_LLAMA3] = { BPE_LLAMA3("\\p{N}{1,3}"), 1, 1, 0 },
+    [BPE_PRE_QWEN2] = { BPE_LLAMA3("\\p{N}"), 0, 0, 1 }
 };
 
 struct bpe_pre_s {
     pcre2_code           *code;
     pcre2_match_context  *limits;
     int                   whole;
+    int                   nfc;
 };
 
 /* One symbol of the piece that is being merged. */
@@ -126,6 +130,7 @@ bpe_pre_open(bpe_pre_t **pre, uint32_t id, infer_err_t *err)
     }
 
     p->whole = bpe_def[id].whole;
+    p->nfc = bpe_def[id].nfc;
     p->limits = pcre2_match_context_create(NULL);
     p->code = pcre2_compile((PCRE2_SPTR) bpe_def[id].pattern,
                             PCRE2_ZERO_TERMINATED,
@@ -444,13 +449,37 @@ bpe_utf8(const unsigned char *s, size_t len)
 }
 
 
+/* A run of valid UTF-8. */
+static int
+bpe_valid(bpe_t *b, const char *s, size_t len)
+{
+    char *form = NULL;
+    size_t n, end;
+    int rc = b->t->pre->nfc ? infer_nfc(s, len, &form, &n) : INFER_OK;
+
+    if (form != NULL) {
+        s = form;
+        len = n;
+    }
+
+    for (size_t at = 0; at < len && rc == INFER_OK; at = end) {
+        end = bpe_next(b, s, len, at);
+        rc = end == at ? INFER_NOMEM : bpe_piece(b, s + at, end - at);
+    }
+
+    free(form);
+
+    return rc;
+}
+
+
 /* Text without special tokens: runs of valid UTF-8 through the pattern,
  * runs of other bytes as pieces of their own. */
 static int
 bpe_text(bpe_t *b, const char *s, size_t len)
 {
     const unsigned char *u = (const unsigned char *) s;
-    size_t i = 0, n, end;
+    size_t i = 0, n;
     int rc = INFER_OK;
 
     while (i < len && rc == INFER_OK) {
@@ -460,12 +489,7 @@ bpe_text(bpe_t *b, const char *s, size_t len)
             i += n;
         }
 
-        for (size_t at = 0; at < i - from && rc == INFER_OK; at = end) {
-            end = bpe_next(b, s + from, i - from, at);
-            rc = end == at ? INFER_NOMEM
-                           : bpe_piece(b, s + from + at, end - at);
-        }
-
+        rc = bpe_valid(b, s + from, i - from);
         from = i;
 
         while (i < len && bpe_utf8(u + i, len - i) == 0) {
