@@ -65,23 +65,6 @@ static Cell &cell_of(uintptr_t a)
     return slot.page->cell[a & ((1 << PAGE_BITS) - 1)];
 }
 
-/* Pages of memory that was never touched stay absent. */
-template <class F>
-static void each_known_cell(const void *p, size_t n, F f)
-{
-    uintptr_t a = (uintptr_t) p, end = a + n;
-
-    while (a < end) {
-        uintptr_t next = std::min(end, ((a >> PAGE_BITS) + 1) << PAGE_BITS);
-        if (pages.count(a >> PAGE_BITS)) {
-            for (; a < next; a++) {
-                f(cell_of(a));
-            }
-        }
-        a = next;
-    }
-}
-
 /* ---- the running thread ---- */
 
 static bool now(Moment *m)
@@ -415,9 +398,22 @@ static void on_block_begin(Block *)
     }
 }
 
+/* Also when memory is freed: cells take many times its bytes. An allocation
+ * has pages of its own (memory.cpp). */
 static void on_alloc(char *p, size_t n, bool)
 {
-    each_known_cell(p, n, [](Cell &c) { memset((void *) &c, 0, sizeof c); });
+    uintptr_t a = (uintptr_t) p;
+
+    for (uintptr_t key = a >> PAGE_BITS; key <= (a + n - 1) >> PAGE_BITS;
+         key++)
+    {
+        auto it = pages.find(key);
+        if (it != pages.end()) {
+            free(it->second);
+            pages.erase(it);
+            recent[key & 63] = {};
+        }
+    }
 }
 
 static void on_host_write(const void *p, size_t n)

@@ -158,9 +158,13 @@ static bool inside(const void *p, size_t n, bool device)
     return a->host != device && (const char *) p + n <= base + a->size;
 }
 
+/* The checker keeps cells of what devices can reach, which is all that a
+ * kernel may touch. */
 static void written(const void *p, size_t n)
 {
-    if (hook_host_write) {
+    char *base;
+
+    if (hook_host_write && alloc_of(p, &base)) {
         hook_host_write(p, n);
     }
 }
