@@ -11,6 +11,8 @@
 
 #include "cuda_test.h"
 
+#include <map>
+
 extern "C" {
 #include "ref/ref.h"
 }
@@ -185,20 +187,30 @@ struct World {
         make_rope();
         make_pages();
         for (size_t i = 0; i < seqs.size(); i++) {
-            fill(i, amp);
+            draw(i, amp);
+        }
+        before = after;
+        for (size_t i = 0, row = 0; i < seqs.size(); i++) {
+            for (uint32_t k = 0; k < seqs[i].rows; k++, row++) {
+                append(i, seqs[i].pos0 + k, qkv[row]);
+            }
         }
     }
 
+    /* Made once for all worlds: many have thousands of positions. */
     void make_rope()
     {
-        for (uint32_t pos = 0; pos < max_keys; pos++) {
-            for (uint32_t i = 0; i < s.rope_dim / 2; i++) {
-                double  a = pos * pow(10000, -2.0 * i / s.rope_dim);
+        static std::map<uint32_t, std::vector<float> >  known;
+        std::vector<float>  &t = known[s.rope_dim];
+        const uint32_t       n = s.rope_dim;
 
-                rope.push_back((float) cos(a) * 1.25f);
-                rope.push_back((float) sin(a) * 1.25f);
-            }
+        for (size_t at = t.size(); at < (size_t) max_keys * n; at += 2) {
+            double  a = (double) (at / n) * pow(10000, -1.0 * (at % n) / n);
+
+            t.push_back((float) cos(a) * 1.25f);
+            t.push_back((float) sin(a) * 1.25f);
         }
+        rope.assign(t.begin(), t.begin() + (size_t) max_keys * n);
         rope.resize(rope.size() + 2);             /* never empty */
     }
 
@@ -213,14 +225,13 @@ struct World {
         for (uint32_t i = 0; i < n; i++) {
             perm.insert(perm.begin() + test_below(i + 1), (int32_t) i);
         }
-        before.assign(n * s.kv_heads * head_bytes, 0xff);      /* NaN */
+        after.assign(n * s.kv_heads * head_bytes, 0xff);       /* NaN */
         for (const Seq &q : seqs) {
             uint32_t  k = (q.pos0 + q.rows + PAGE - 1) / PAGE;
 
             pages.emplace_back(perm.end() - k, perm.end());
             perm.resize(perm.size() - k);
         }
-        after = before;
     }
 
     Head head(std::vector<uint8_t> &pool, size_t seq, uint32_t pos,
@@ -248,62 +259,72 @@ struct World {
 
     /* Past keys and values of sequence i, and its rows of this step. Some
      * are so small that fp8 has them below its normal values. */
-    void fill(size_t i, float amp)
+    void draw(size_t i, float amp)
     {
-        const uint32_t  dim = s.dim, end = seqs[i].pos0 + seqs[i].rows;
+        const uint32_t  end = seqs[i].pos0 + seqs[i].rows;
 
         for (uint32_t pos = 0; pos < end; pos++) {
             std::vector<float>  row = test_floats((s.heads + 2 * s.kv_heads)
-                                                  * dim, 1.5f * amp);
-            const bool          now = pos >= seqs[i].pos0;
+                                                  * s.dim, 1.5f * amp);
 
             for (float &x : row) {
                 x *= test_below(16) == 0 ? 0x1p-16f : 1;
             }
-            for (uint32_t g = 0; g < s.kv_heads; g++) {
-                const float  *k = &row[(s.heads + g) * dim];
-                const float  *v = k + s.kv_heads * dim;
-
-                put(head(after, i, pos, g), 0, pos % PAGE,
-                    rotated(k, pos).data());
-                put(head(after, i, pos, g), 1, pos % PAGE, v);
-                if (!now) {
-                    put(head(before, i, pos, g), 0, pos % PAGE,
-                        rotated(k, pos).data());
-                    put(head(before, i, pos, g), 1, pos % PAGE, v);
-                }
-            }
-            if (now) {
+            if (pos < seqs[i].pos0) {
+                append(i, pos, row);
+            } else {
                 qkv.push_back(row);
             }
         }
     }
 
-    /* Head h of a row at pos of sequence i, in double precision. */
-    std::vector<double> expect(size_t i, uint32_t row, uint32_t pos,
-        uint32_t h)
+    /* Keys and values of a row go to the pages. */
+    void append(size_t i, uint32_t pos, const std::vector<float> &row)
     {
-        const uint32_t       g = h / (s.heads / s.kv_heads);
+        for (uint32_t g = 0; g < s.kv_heads; g++) {
+            const float  *k = &row[(s.heads + g) * s.dim];
+            const Head    h = head(after, i, pos, g);
+
+            put(h, 0, pos % PAGE, rotated(k, pos).data());
+            put(h, 1, pos % PAGE, k + s.kv_heads * s.dim);
+        }
+    }
+
+    /* Keys (v 0) or values (v 1) of sequence i, [pos0 + rows][dim]. */
+    std::vector<double> all_of(int v, size_t i, uint32_t g)
+    {
+        std::vector<double>  x;
+
+        for (uint32_t k = 0; k < seqs[i].pos0 + seqs[i].rows; k++) {
+            const Head  h = head(after, i, k, g);
+
+            for (uint32_t d = 0; d < s.dim; d++) {
+                x.push_back(get(h, v, k % PAGE, d));
+            }
+        }
+        return x;
+    }
+
+    /* Head h of a row at pos, in double precision, from all_of(). */
+    std::vector<double> expect(uint32_t row, uint32_t pos, uint32_t h,
+        const std::vector<double> &key, const std::vector<double> &value) const
+    {
         std::vector<float>   q = rotated(&qkv[row][h * s.dim], pos);
         std::vector<double>  w(pos + 1), o(s.dim);
         double               max = -INFINITY, sum = 0;
 
         for (uint32_t k = 0; k <= pos; k++) {
-            const Head  hd = head(after, i, k, g);
-
             for (uint32_t d = 0; d < s.dim; d++) {
-                w[k] += q[d] * get(hd, 0, k % PAGE, d);
+                w[k] += q[d] * key[(size_t) k * s.dim + d];
             }
             w[k] /= sqrt((double) s.dim);
             max = fmax(max, w[k]);
         }
         for (uint32_t k = 0; k <= pos; k++) {
-            const Head  hd = head(after, i, k, g);
-
             w[k] = exp(w[k] - max);
             sum += w[k];
             for (uint32_t d = 0; d < s.dim; d++) {
-                o[d] += w[k] * get(hd, 1, k % PAGE, d);
+                o[d] += w[k] * value[(size_t) k * s.dim + d];
             }
         }
         for (double &x : o) {
@@ -443,31 +464,44 @@ step(TestDev &t, const World &w, const Layout &l, uint32_t want)
 
 /* ---- judgement ---- */
 
-/* Largest error of a head, of its largest magnitude. */
+/* Largest error of a row's head, of its largest magnitude. */
+static double
+error_in(const float *got, const std::vector<double> &o)
+{
+    double  max = 1e-30, e = 0;
+
+    for (size_t d = 0; d < o.size(); d++) {
+        max = fmax(max, fabs(o[d]));
+        e = isfinite(got[d]) ? fmax(e, fabs(got[d] - o[d])) : 1e9;
+    }
+    return e / max;
+}
+
 static double
 error_of(World &w, const Result &r, bool prefill)
 {
-    const Shape  &s = w.s;
-    double        worst = 0;
+    const Shape    &s = w.s;
+    const uint32_t  group = s.heads / s.kv_heads;
+    double          worst = 0;
 
-    for (uint32_t i = 0, row = 0; i < w.seqs.size(); i++) {
-        for (uint32_t k = 0; k < w.seqs[i].rows; k++, row++) {
-            for (uint32_t h = 0; h < s.heads && (i >= w.n_decode) == prefill;
-                 h++)
-            {
-                std::vector<double>  o = w.expect(i, row, w.seqs[i].pos0 + k,
-                                                  h);
-                const float         *got = &r.out[((size_t) row * s.heads + h)
-                                                  * s.dim];
-                double               max = 1e-30, e = 0;
+    for (uint32_t i = 0, row0 = 0; i < w.seqs.size(); i++) {
+        const Seq  &q = w.seqs[i];
 
-                for (uint32_t d = 0; d < s.dim; d++) {
-                    max = fmax(max, fabs(o[d]));
-                    e = isfinite(got[d]) ? fmax(e, fabs(got[d] - o[d])) : 1e9;
-                }
-                worst = fmax(worst, e / max);
+        for (uint32_t g = 0; g < s.kv_heads && (i >= w.n_decode) == prefill;
+             g++)
+        {
+            std::vector<double>  key = w.all_of(0, i, g);
+            std::vector<double>  value = w.all_of(1, i, g);
+
+            for (uint32_t k = 0; k < q.rows * group; k++) {
+                uint32_t  row = row0 + k / group, h = g * group + k % group;
+
+                worst = fmax(worst, error_in(
+                    &r.out[((size_t) row * s.heads + h) * s.dim],
+                    w.expect(row, q.pos0 + k / group, h, key, value)));
             }
         }
+        row0 += q.rows;
     }
     return worst;
 }
