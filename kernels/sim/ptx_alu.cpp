@@ -246,6 +246,14 @@ template <class A, class B> u32 dp4a(u32 a, u32 b, u32 c)
         c += (u32) ((s32) (A) (a >> 8 * k) * (s32) (B) (b >> 8 * k));
     return c;
 }
+/* Two halves of a with bytes FROM and FROM + 1 of b. */
+template <class A, class B, int FROM> u32 dp2a(u32 a, u32 b, u32 c)
+{
+    for (int k = 0; k < 2; k++)
+        c += (u32) ((s32) (A) (a >> 16 * k)
+            * (s32) (B) (b >> 8 * (FROM + k)));
+    return c;
+}
 
 /* Sum over four bytes of |a - b|, and c. */
 template <class T> u32 vabsdiff4_add(u32 a, u32 b, u32 c)
@@ -442,6 +450,11 @@ template <class T, T (*F)(T, T, T)> Two<T> two3(Two<T> a, Two<T> b, Two<T> c)
                         OP(name ".b64", f<u64>)
 #define OP_F(name, f)   OP(name ".f32", f<f32>), OP(name ".f64", f<f64>), \
                         OP(name ".rn.f32", f<f32>), OP(name ".rn.f64", f<f64>)
+#define OP_DP2A(name, from) \
+    OP(name ".s32.s32", dp2a<s16, s8, from>), \
+    OP(name ".s32.u32", dp2a<s16, u8, from>), \
+    OP(name ".u32.s32", dp2a<u16, s8, from>), \
+    OP(name ".u32.u32", dp2a<u16, u8, from>)
 #define OP_FX(name, f)  OP(name ".f32", f<f32>), OP(name ".f64", f<f64>)
 #define OP_SMALL(name, f, two) \
     OP(name ".f16", f<Half>), OP(name ".bf16", f<Bf16>), \
@@ -495,6 +508,7 @@ static const std::unordered_map<std::string, Alu> &table()
         OP("prmt.b32", prmt), OP("lop3.b32", lop3),
         OP("dp4a.s32.s32", dp4a<s8, s8>), OP("dp4a.s32.u32", dp4a<s8, u8>),
         OP("dp4a.u32.s32", dp4a<u8, s8>), OP("dp4a.u32.u32", dp4a<u8, u8>),
+        OP_DP2A("dp2a.lo", 0), OP_DP2A("dp2a.hi", 2),
         OP("vabsdiff4.u32.u32.u32", vabsdiff4<u8>),
         OP("vabsdiff4.u32.s32.s32", vabsdiff4<s8>),
         OP("vabsdiff4.u32.u32.u32.add", vabsdiff4_add<u8>),

@@ -263,6 +263,16 @@ static u32 dot4(u32 a, u32 b, u32 c, bool sa, bool sb)
     return c;
 }
 
+static u32 dot2(u32 a, u32 b, u32 c, bool sa, bool sb)
+{
+    for (int i = 0; i < 2; i++) {
+        int x = sa ? (int) (s16) (a >> 16 * i) : (int) (u16) (a >> 16 * i);
+        int y = sb ? (int) (s8) (b >> 8 * i) : (int) (u8) (b >> 8 * i);
+        c += (u32) (x * y);
+    }
+    return c;
+}
+
 static const Case cases[] = {
     /* integers */
     {"add.s32", "www", W(a + b), 0, 0}, {"sub.s32", "www", W(a - b), 0, 0},
@@ -358,6 +368,10 @@ static const Case cases[] = {
     {"dp4a.u32.u32", "wwww", W(dot4(a, b, c, false, false)), 0, 0},
     {"dp4a.u32.s32", "wwww", W(dot4(a, b, c, false, true)), 0, 0},
     {"dp4a.s32.u32", "wwww", W(dot4(a, b, c, true, false)), 0, 0},
+    {"dp2a.lo.s32.s32", "wwww", W(dot2(a, b, c, true, true)), 0, 0},
+    {"dp2a.lo.u32.u32", "wwww", W(dot2(a, b, c, false, false)), 0, 0},
+    {"dp2a.hi.u32.s32", "wwww", W(dot2(a, b >> 16, c, false, true)), 0, 0},
+    {"dp2a.hi.s32.u32", "wwww", W(dot2(a, b >> 16, c, true, false)), 0, 0},
     {"vabsdiff4.u32.u32.u32", "wwww",
         [](u64 a, u64 b, u64) { u64 r = 0; for (int i = 0; i < 32; i += 8) r |=
             (u64) (u8) abs((int) (u8) (a >> i) - (int) (u8) (b >> i)) << i;
