@@ -46,7 +46,7 @@ SKIP: {
     my $emu = "$dir/libngx_infer_cuda_emu.so";
     # emulated too: eight tokens take half a minute
     my $model = 'models/SmolLM2-135M-Instruct.Q4_1.gguf';
-    my @ptx = grep { !m{/test_} } glob "$dir/emu/ptx/90/*.ptx";
+    my @ptx = grep { !m{/test_} } glob "$dir/emu/ptx/90a/*.ptx";
     skip 'no real model, emulated plugin or PTX (make check-cuda)', 2
         if !-s $model || !-f $emu || !@ptx;
     my @run = ("-m $model --ids 504,3575,282,4649,314 -n 8 -t 1 -b 8");

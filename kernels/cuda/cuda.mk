@@ -20,23 +20,29 @@ CUDA_FLAGS   = -O3 -std=c++17 -fmad=false -lineinfo --compress-mode=size \
                -Iengine -Ikernels -Ikernels/cuda -I$(BUILD)
 CUDA_CFLAGS  = $(CFLAGS_ALL) -Ikernels/cuda -isystem $(CUDA_HOME)/include
 
+# KEEP_PTX=1 keeps what the compiler hands to ptxas, as NAME.compute_ARCH.ptx
+# (NAME.ptx where there is one architecture): the interpreter runs it (sim.mk).
+CUDA_KEPT    = $(CUDA_DIR)/kept
+CUDA_KEEP    = $(if $(KEEP_PTX),--keep --keep-dir $(CUDA_KEPT)/$(basename $(<F)))
+
 CUDA_CU  := $(wildcard kernels/cuda/*.cu)
 CUDA_C   := $(wildcard kernels/cuda/*.c)
 CUDA_OBJ := $(patsubst %,$(CUDA_DIR)/%.o,$(CUDA_CU) $(CUDA_C))
 
 # Another list of architectures makes other objects.
+CUDA_MADE    = $(CUDA_ARCHS) $(CUDA_PTX) $(if $(KEEP_PTX),kept)
 $(CUDA_DIR)/archs: FORCE
 	@mkdir -p $(@D)
-	@echo '$(CUDA_ARCHS) $(CUDA_PTX)' | cmp -s - $@ || \
-	    echo '$(CUDA_ARCHS) $(CUDA_PTX)' > $@
+	@echo '$(CUDA_MADE)' | cmp -s - $@ || echo '$(CUDA_MADE)' > $@
 
 # What the compiler printed is kept: ptxas_check.py reads spills and
 # registers from it.
 $(CUDA_DIR)/%.cu.o: %.cu $(CUDA_DIR)/archs
-	@mkdir -p $(@D)
+	@mkdir -p $(@D) $(CUDA_KEPT)/$(basename $(<F))
 	$(call say,NVCC,$<)
-	$(Q)$(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $< > $@.log 2>&1 || \
-	    { cat $@.log; rm -f $@; exit 1; }
+	$(Q)$(NVCC) $(CUDA_FLAGS) $(CUDA_KEEP) -MMD -MP -c -o $@ $< > $@.log \
+	    2>&1 || { cat $@.log; rm -f $@; exit 1; }
+	@find $(CUDA_KEPT)/$(basename $(<F)) -type f ! -name '*.ptx' -delete
 
 $(CUDA_DIR)/%.c.o: %.c | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)

@@ -34,8 +34,11 @@ EMU_C_OBJ := $(patsubst %.c,$(EMU)/obj/%.o,$(EMU_C))
 SIM_BLAS  := $(EMU)/obj/kernels/sim/blas_fake.o
 SIM_BLAS_SO := $(EMU)/lib/libcublasLt.so.13
 
+# The longest first, since several run at a time.
+EMU_LONG  := $(addprefix $(EMU)/test_cuda_,attn gemm_f sample q8_wg gemm)
 EMU_TESTS := $(patsubst %.cpp,$(EMU)/%,$(notdir \
              $(wildcard kernels/cuda/test/test_cuda_*.cpp)))
+EMU_TESTS := $(EMU_LONG) $(filter-out $(EMU_LONG),$(EMU_TESTS))
 SIM_TESTS := $(patsubst %.cpp,$(EMU)/%,$(notdir \
              $(wildcard kernels/sim/test/test_*.cpp)))
 CHK_TESTS := $(patsubst $(EMU)/%,$(EMU)/chk/%,$(EMU_TESTS) \
@@ -43,9 +46,13 @@ CHK_TESTS := $(patsubst $(EMU)/%,$(EMU)/chk/%,$(EMU_TESTS) \
 EMU_PLUGIN := $(BUILD)/libngx_infer_cuda_emu.so
 
 # nvcc's work, checked by the interpreter: with and without dependent
-# launches and fp8. Any others by EMU_ARCHS=.
-EMU_ARCHS ?= 80 90
+# launches and fp8 products; and what for sm_100 on is another compiler's (the
+# head of the file names its version). Any others by EMU_ARCHS=.
+EMU_ARCHS ?= 80 90a 120
 EMU_PTX    = $(foreach f,$(EMU_CU),$(EMU)/ptx/$1/$(notdir $(f:.cu=.ptx)))
+# SIMT_DEVICE= and SIMT_PTX= for one architecture
+EMU_RUN    = SIMT_DEVICE=cc=$(1:a=) \
+             SIMT_PTX=$(subst $(space),:,$(strip $(call EMU_PTX,$1)))
 
 $(EMU)/obj/%.cu.o: %.cu | $(BUILD)/infer_build_id.h
 	@mkdir -p $(@D)
@@ -114,6 +121,11 @@ $(EMU_PLUGIN): $(patsubst %,$(EMU)/obj/%.o,$(EMU_CU)) $(EMU_C_OBJ) \
 	    -Wl,-Bsymbolic -ldl $(LIBS)
 	@mv $@.new $@
 
+# An architecture of the plugin has been compiled when the plugin was made
+# with KEEP_PTX=1, so `make test` does not compile it twice.
+EMU_KEPT   = $(if $(and $(KEEP_PTX),$(word 2,$(CUDA_ARCHS))),\
+             $(filter $(CUDA_ARCHS),$(EMU_ARCHS)))
+
 define EMU_PTX_RULE
 $$(EMU)/ptx/$1/%.ptx: kernels/cuda/%.cu
 	@mkdir -p $$(@D)
@@ -122,7 +134,17 @@ $$(EMU)/ptx/$1/%.ptx: kernels/cuda/%.cu
 	    -gencode arch=compute_$1,code=compute_$1 -Iengine -Ikernels \
 	    -Ikernels/cuda -I$$(BUILD) -MMD -MP -o $$@ $$<
 endef
-$(foreach a,$(EMU_ARCHS),$(eval $(call EMU_PTX_RULE,$a)))
+# The same list of headers as the object's, for a build without KEEP_PTX.
+define EMU_KEPT_RULE
+$$(EMU)/ptx/$1/%.ptx: $$(CUDA_DIR)/kernels/cuda/%.cu.o
+	@mkdir -p $$(@D)
+	@ln -f $$(CUDA_KEPT)/$$*/$$*.compute_$1.ptx $$@
+	@sed '1s|^[^:]*:|$$@:|' $$(<:.o=.d) > $$(@:.ptx=.d)
+	@touch $$@
+endef
+$(foreach a,$(filter-out $(EMU_KEPT),$(EMU_ARCHS)),\
+    $(eval $(call EMU_PTX_RULE,$a)))
+$(foreach a,$(EMU_KEPT),$(eval $(call EMU_KEPT_RULE,$a)))
 
 -include $(shell find $(EMU) -name '*.d' 2>/dev/null)
 
@@ -142,11 +164,13 @@ check-cuda:                            ## CUDA kernels without a GPU: emulator, 
 	@$(MAKE) --no-print-directory check-cuda-emu check-cuda-ptx
 
 # Each test runs in three orders of threads and of queued work by itself;
-# the checker does not depend on the order, and is slower.
+# the checker does not depend on the order, is slower and may take 2 GB. A
+# test keeps one core busy.
 check-cuda-emu: $(SIM_TESTS) $(EMU_TESTS) $(CHK_TESTS)
 	prove -e python3 $(wildcard kernels/sim/test/test_*.py)
-	prove -e '' $(SIM_TESTS) $(EMU_TESTS)
-	INFER_QUICK=1 SIMT_ORDER=2 SIMT_STREAMS=random prove -e '' $(CHK_TESTS)
+	prove $(JOBS) -e '' $(EMU_TESTS) $(SIM_TESTS)
+	INFER_QUICK=1 SIMT_ORDER=2 SIMT_STREAMS=random \
+	    prove $(JOBS) -e '' $(CHK_TESTS)
 
 space := $(subst ,, )
 ifeq ($(NVCC),)
@@ -155,16 +179,14 @@ check-cuda-ptx:
 else
 check-cuda-ptx: $(EMU_TESTS) $(CHK_TESTS) $(EMU)/test_ptx_files \
     $(foreach a,$(EMU_ARCHS),$(call EMU_PTX,$a))
-	$(foreach a,$(EMU_ARCHS),SIMT_DEVICE=cc=$a SIMT_ORDER=0 INFER_QUICK=1 \
-	    SIMT_PTX=$(subst $(space),:,$(strip $(call EMU_PTX,$a))) \
-	    prove -e '' $(EMU)/test_ptx_files $(EMU_TESTS) && ) true
+	$(foreach a,$(EMU_ARCHS),$(call EMU_RUN,$a) SIMT_ORDER=0 INFER_QUICK=1 \
+	    prove $(JOBS) -e '' $(EMU_TESTS) $(EMU)/test_ptx_files && ) true
 
 # Which of nvcc's instructions no test executes; one architecture. About a
 # minute of one core; it fails while any is neither run nor explained.
-cover-cuda-ptx: $(EMU_TESTS) $(call EMU_PTX,90)  ## PTX that no test executes
+cover-cuda-ptx: $(EMU_TESTS) $(call EMU_PTX,90a)  ## PTX that no test executes
 	@rm -rf $(EMU)/cover && mkdir -p $(EMU)/cover
-	SIMT_DEVICE=cc=90 SIMT_ORDER=0 SIMT_PTX_COVER=$(EMU)/cover \
-	    SIMT_PTX=$(subst $(space),:,$(strip $(call EMU_PTX,90))) \
+	$(call EMU_RUN,90a) SIMT_ORDER=0 SIMT_PTX_COVER=$(EMU)/cover \
 	    prove -e '' $(EMU_TESTS)
 	python3 kernels/sim/ptx_cover.py --compiler $(NVCC_VERSION) \
 	    --explained kernels/sim/ptx_unreached.txt $(EMU)/cover
