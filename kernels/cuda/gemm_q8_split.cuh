@@ -15,6 +15,15 @@
 
 #include "gemm_q8.cuh"
 
+/* Where a row of activations lies in a ring of those of a chunk, a warp's of q or all chains' of
+ * scales or sums, so that neither who puts them there nor who reads them meets a bank twice: two or
+ * four rows of 64 bytes fill all banks in twos, else 16 bytes are left after each. */
+static CU_BOTH constexpr uint32_t
+q8_split_row_at(int bytes, int cols, uint32_t row)
+{
+    return bytes == 64 && (cols == 2 || cols == 4) ? row * 64 + row / 2 * 16 : row * (bytes + 16);
+}
+
 /* COLS: most rows of activations, 1, 2, 4, 8 or 16. A chunk is one group of links for each of the
  * WARPS that make sums; up to RING chunks of weights are under way. */
 template <int FORM, int COLS_>
@@ -33,23 +42,26 @@ struct Q8Split {
     static constexpr int  chains = (outs + DEV_WARP - 1) / DEV_WARP * DEV_WARP;
     static constexpr int  threads = WARPS * DEV_WARP + chains;
     static constexpr int  slot = steps * CU_STEP;          /* a warp's weights of a chunk */
-    static constexpr int  pitch = per * CU_BLOCK + 16;     /* of a row of q: no bank conflicts */
-    static constexpr int  qslot = COLS * pitch;            /* a warp's rows of a chunk */
+    static constexpr int  qrow = per * CU_BLOCK;           /* of a warp's rows of a chunk */
+    static constexpr int  qslot = q8_split_row_at(qrow, COLS, COLS);
     static constexpr int  pieces = COLS * per * 2;         /* of these, 16 bytes each */
+    /* of a chunk; eight lanes load half of the banks of two chunks, or all of one */
+    static constexpr int  qgap = pieces < 8 ? 64 : 0, qchunk = WARPS * qslot + qgap;
     static constexpr int  scales = WARPS * F::group_bytes; /* of a chunk */
     static constexpr int  sums = WARPS * outs * 16;        /* of a chunk: [group][output][4] */
-    static constexpr int  dpitch = KC * 4 + 16;            /* of a row of d: no bank conflicts */
-    static constexpr int  mpitch = WARPS * 16 + 16;        /* of a row of dsum */
-    static constexpr int  chunk = WARPS * (slot + qslot) + (F::min ? 2 : 1) * scales
-                                  + COLS * (dpitch + (F::min ? mpitch : 0));
+    static constexpr int  drow = KC * 4, mrow = WARPS * 16;    /* of a row of d, of dsum */
+    static constexpr int  dslot = q8_split_row_at(drow, COLS, COLS);
+    static constexpr int  mslot = F::min ? q8_split_row_at(mrow, COLS, COLS) : 0;
+    static constexpr int  chunk = WARPS * slot + qchunk + (F::min ? 2 : 1) * scales
+                                  + dslot + mslot;
     static constexpr int  fit = ((100 << 10) - 2 * sums) / chunk - 1;
     static constexpr int  RING = fit < 32 / WARPS ? fit : 32 / WARPS;
     static constexpr int  q_at = RING * WARPS * slot;
-    static constexpr int  scale_at = q_at + RING * WARPS * qslot;
+    static constexpr int  scale_at = q_at + RING * qchunk;
     static constexpr int  min_at = scale_at + (RING + 1) * scales;
     static constexpr int  d_at = min_at + (F::min ? (RING + 1) * scales : 0);
-    static constexpr int  dsum_at = d_at + (RING + 1) * COLS * dpitch;
-    static constexpr int  sums_at = dsum_at + (F::min ? (RING + 1) * COLS * mpitch : 0);
+    static constexpr int  dsum_at = d_at + (RING + 1) * dslot;
+    static constexpr int  sums_at = dsum_at + (RING + 1) * mslot;
     static constexpr int  smem = sums_at + 2 * sums;
 
     static_assert(RING >= 2 && smem <= 113 * 1024, "two blocks share an SM");
@@ -116,6 +128,14 @@ q8_split_row(uint32_t j)
     return C::COLS < 8 ? j : (j & ~7) | j % N * (8 / N) | j % 8 / N;
 }
 
+/* Where a warp's rows are, of the chunk in that place of the ring. */
+template <class C>
+DEV_INLINE int
+q8_split_q_at(uint32_t slot, int warp)
+{
+    return C::q_at + (int) (slot * C::WARPS + warp) * C::qslot + (int) slot * C::qgap;
+}
+
 /* Piece i of a warp's rows in chunk c: where from, where to, and whether there is such a thing. */
 template <class C>
 DEV_INLINE bool
@@ -127,8 +147,8 @@ q8_split_piece(const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int warp, in
     const bool      in = row < p.n && at < s.n_blocks * 2;
 
     *from = p.q + (in ? (uint64_t) row * p.n_in + at * 16 : 0);
-    *to = C::q_at + (int) (c % C::RING * C::WARPS + warp) * C::qslot + (int) row * C::pitch
-          + i % n * 16;
+    *to = q8_split_q_at<C>(c % C::RING, warp)
+          + (int) q8_split_row_at(C::qrow, C::COLS, row) + i % n * 16;
     return in;
 }
 
@@ -184,7 +204,8 @@ q8_split_frags(uint32_t q[C::NT][C::NACC][C::regs], const unsigned char *rows, i
 
 #pragma unroll
             for (int k = 0; k < C::regs; k++) {
-                q[nt][a][k] = *(const uint32_t *) (const void *) (rows + (nt * 8 + row) * C::pitch
+                q[nt][a][k] = *(const uint32_t *) (const void *) (rows
+                              + q8_split_row_at(C::qrow, C::COLS, nt * 8 + row)
                               + (link * C::regs + k) * 16 + 4 * t);
             }
         }
@@ -308,7 +329,7 @@ DEV_INLINE void
 q8_split_floats(unsigned char *smem, int at, const float *src, const cu_q8_args_t &p,
     const Q8Piece &s, uint32_t c, int u)
 {
-    constexpr int   pitch = LINKS * 4 + 16, all = C::COLS * LINKS;
+    constexpr int   all = C::COLS * LINKS;
     const uint32_t  nb = s.n_blocks * SUBS;
 
 #pragma unroll
@@ -317,7 +338,8 @@ q8_split_floats(unsigned char *smem, int at, const float *src, const cu_q8_args_
         const uint32_t  r = q8_split_row<C, DEV_WARP / LINKS>(i / LINKS), k = c * LINKS + i % LINKS;
         const bool      in = r < p.n && k < nb;
         const float    *from = src + (in ? (uint64_t) r * nb + k : 0);
-        unsigned char  *to = smem + at + (c % (C::RING + 1) * C::COLS + r) * pitch + i % LINKS * 4;
+        unsigned char  *to = smem + at + i % LINKS * 4
+                             + q8_split_row_at(LINKS * 4, C::COLS, c % (C::RING + 1) * C::COLS + r);
 
         if (all % C::chains != 0 && i >= all) {
             continue;
@@ -351,9 +373,9 @@ q8_split_chain(float &acc, float &min, const unsigned char *smem, uint32_t c, in
     using F = typename C::F;
     const uint32_t        ring = c % (C::RING + 1) * C::scales + out * F::row_bytes;
     const unsigned char  *sums = smem + C::sums_at + c % 2 * C::sums + u * 16;
-    const unsigned char  *d = smem + C::d_at + (c % (C::RING + 1) * C::COLS + row) * C::dpitch;
-    const unsigned char  *ds = smem + C::dsum_at
-                               + (c % (C::RING + 1) * C::COLS + row) * C::mpitch;
+    const uint32_t        at = c % (C::RING + 1) * C::COLS + row;
+    const unsigned char  *d = smem + C::d_at + q8_split_row_at(C::drow, C::COLS, at);
+    const unsigned char  *ds = smem + C::dsum_at + q8_split_row_at(C::mrow, C::COLS, at);
 
 #pragma unroll (F::min ? 2 : 4)
     for (int i = 0; i < n; i++) {
@@ -397,13 +419,14 @@ DEV_INLINE void
 q8_split_make(unsigned char *smem, const cu_q8_args_t &p, const Q8Piece &s, uint32_t c, int warp,
     int lane)
 {
-    const uint32_t  slot = c % C::RING * C::WARPS + warp;
+    const uint32_t  slot = c % C::RING;
 
     cp_wait<C::RING - 1>();
     __syncwarp();                          /* rows that other lanes have loaded are there */
     if (c * C::WARPS + warp < s.groups) {
         q8_split_sums<C>(smem + C::sums_at + c % 2 * C::sums + warp * (C::outs * 16),
-                         smem + slot * C::slot, smem + C::q_at + slot * C::qslot, lane);
+                         smem + (slot * C::WARPS + warp) * C::slot,
+                         smem + q8_split_q_at<C>(slot, warp), lane);
     }
     __syncwarp();                          /* all lanes have read the rows */
     if ((c + C::RING) * C::WARPS + warp < s.groups) {

@@ -9,7 +9,12 @@
 
 /* A tile of a block: WM x WN warps, each MT tiles of 16 outputs x NT of 8 rows; STAGES stages of
  * 128 columns in shared memory, in which the parts of a stage follow each other; BLOCKS such blocks
- * at least fit an SM's registers. */
+ * at least fit an SM's registers.
+ *
+ * Scales of rows and sums for minima lie in columns of 8 rows, so that a warp that puts them there
+ * 4 bytes a lane, 8 columns of 4 rows, meets each bank once: [8 rows][link][row], the halves of the
+ * 8 rows traded in four of the 8 columns: of scales in stages of odd number, of sums of two links a
+ * block in the second pair of blocks. */
 template <int FORM, int WM_, int WN_, int MT_, int NT_, int STAGES_, int BLOCKS_>
 struct Q8Tile {
     using F = Q8Form<FORM>;
@@ -26,13 +31,14 @@ struct Q8Tile {
     static constexpr int  scale = data + tiles * F::steps * CU_STEP;
     static constexpr int  min = scale + tiles * F::scale_bytes;
     static constexpr int  q = min + (F::min ? tiles * F::scale_bytes : 0);
-    static constexpr int  d = q + BN * pitch;              /* [block][row] */
-    static constexpr int  dsum = d + Q8_KB * BN * 4;       /* [link][row] */
+    static constexpr int  d = q + BN * pitch;
+    static constexpr int  dsum = d + Q8_KB * BN * 4;
     static constexpr int  stage = dsum + (F::min ? F::links * BN * 4 : 0);
     static constexpr int  smem = STAGES * stage;
 
     static_assert(NT % 2 == 0, "fragments of rows are loaded for two tiles of 8");
-    static_assert(stage % 16 == 0, "stages begin at 16 bytes");
+    static_assert(stage % 128 == 0 && d % 128 == 0, "columns of 8 rows begin at bank 0");
+    static_assert(STAGES >= 3, "one more stage is on its way while scales of two are asked for");
     static_assert(smem <= 227 * 1024, "stages fit into an SM's shared memory");
 };
 
@@ -44,9 +50,17 @@ struct Q8Span {
     uint32_t        row0, n_blocks;        /* of the activations */
 };
 
+/* Where in its part of a stage a row's scale of a link lies, of LINKS; odd: halves are traded. */
+template <int LINKS>
+DEV_INLINE uint32_t
+q8_tile_at(uint32_t row, uint32_t link, uint32_t odd)
+{
+    return (row / 8 * LINKS + link) * 32 + (row % 8 ^ odd * 4) * 4;
+}
+
 /* One thread's share of every stage: where its pieces lie in memory, computed once. What is beyond
  * the last tile or row is read as that one, since nothing comes of it; beyond the columns are
- * zeros. */
+ * zeros. A sector has 8 scales of a row: they are loaded for two stages at once. */
 template <class C>
 struct Q8Loader {
     using F = typename C::F;
@@ -56,15 +70,15 @@ struct Q8Loader {
     static constexpr int  nd = C::tiles * per / C::threads;
     static constexpr int  ns = (C::tiles * sper + C::threads - 1) / C::threads;
     static constexpr int  nq = C::BN * qper / C::threads;
-    static constexpr int  na = C::BN * Q8_KB / C::threads;
-    static constexpr int  nm = F::min ? C::BN * F::links / C::threads : 1;
+    static constexpr int  wide = 2 * Q8_KB;                  /* scales of a row at once */
+    static constexpr int  arows = C::threads / wide;         /* of a piece of all threads */
+    static constexpr int  na = C::BN / arows;
 
-    static_assert(C::tiles * per % C::threads == 0 && C::BN * Q8_KB % C::threads == 0,
+    static_assert(C::tiles * per % C::threads == 0 && C::BN % arows == 0 && arows % 8 == 0,
                   "every thread has as many pieces");
 
     uint32_t  data[nd], scale[ns];         /* in 16 bytes */
     uint32_t  q[nq];                       /* in 16 bytes */
-    uint32_t  a[na], m[nm];                /* in floats */
 
     __device__ __forceinline__ void
     start(const cu_q8_args_t &p, const Q8Span &s)
@@ -86,18 +100,6 @@ struct Q8Loader {
             const uint32_t  i = threadIdx.x + j * C::threads;
 
             q[j] = min(s.row0 + i / qper, p.n - 1) * (p.n_in / 16) + i % qper;
-        }
-#pragma unroll
-        for (int j = 0; j < na; j++) {
-            const uint32_t  i = threadIdx.x + j * C::threads;
-
-            a[j] = min(s.row0 + i / Q8_KB, p.n - 1) * s.n_blocks + i % Q8_KB;
-        }
-#pragma unroll
-        for (int j = 0; j < nm && F::min; j++) {
-            const uint32_t  i = threadIdx.x + j * C::threads;
-
-            m[j] = min(s.row0 + i / F::links, p.n - 1) * s.n_blocks * F::subs + i % F::links;
         }
     }
 
@@ -131,9 +133,9 @@ struct Q8Loader {
         }
     }
 
-    /* Begins to load the activations of stage c. */
+    /* Begins to load the rows of stage c, and sums of two links a block. */
     __device__ __forceinline__ void
-    acts(unsigned char *stage, const cu_q8_args_t &p, const Q8Span &s, uint32_t c) const
+    rows(unsigned char *stage, const cu_q8_args_t &p, const Q8Span &s, uint32_t c) const
     {
         const uint32_t  left = s.n_blocks - c * Q8_KB;
 
@@ -145,21 +147,40 @@ struct Q8Loader {
             cp16(stage + C::q + i / qper * C::pitch + i % qper * 16,
                  p.q + (uint64_t) (in ? q[j] + c * qper : 0) * 16, in);
         }
+        if constexpr (F::min && F::subs == 2) {
+            const uint32_t  link = threadIdx.x % wide, row = threadIdx.x / wide;
+
+#pragma unroll
+            for (int j = 0; j < na; j++) {
+                const bool      in = link < 2 * left;
+                const uint32_t  at = min(s.row0 + row + j * arows, p.n - 1) * s.n_blocks * 2;
+
+                cp4(stage + C::dsum + q8_tile_at<wide>(row + j * arows, link, link / Q8_KB),
+                    p.dsum + (in ? at + c * wide + link : 0), in);
+            }
+        }
+    }
+
+    /* Begins to load the scales of stages c, which is even, and c + 1, and sums of one link a
+     * block. */
+    __device__ __forceinline__ void
+    scales(unsigned char *even, unsigned char *odd, const cu_q8_args_t &p, const Q8Span &s,
+        uint32_t c) const
+    {
+        const uint32_t  block = threadIdx.x % wide, row = threadIdx.x / wide;
+        unsigned char  *stage = block < Q8_KB ? even : odd;
+
 #pragma unroll
         for (int j = 0; j < na; j++) {
-            const uint32_t  i = threadIdx.x + j * C::threads;
-            const bool      in = i % Q8_KB < left;
+            const bool      in = block < s.n_blocks - c * Q8_KB;
+            const uint32_t  at = min(s.row0 + row + j * arows, p.n - 1) * s.n_blocks;
+            const uint32_t  from = in ? at + c * Q8_KB + block : 0;
+            const uint32_t  to = q8_tile_at<Q8_KB>(row + j * arows, block % Q8_KB, block / Q8_KB);
 
-            cp4(stage + C::d + (i % Q8_KB * C::BN + i / Q8_KB) * 4,
-                p.d + (in ? a[j] + c * Q8_KB : 0), in);
-        }
-#pragma unroll
-        for (int j = 0; j < nm && F::min; j++) {
-            const uint32_t  i = threadIdx.x + j * C::threads;
-            const bool      in = i % F::links < left * F::subs;
-
-            cp4(stage + C::dsum + (i % F::links * C::BN + i / F::links) * 4,
-                p.dsum + (in ? m[j] + c * F::links : 0), in);
+            cp4(stage + C::d + to, p.d + from, in);
+            if constexpr (F::min && F::subs == 1) {
+                cp4(stage + C::dsum + to, p.dsum + from, in);
+            }
         }
     }
 };
@@ -171,17 +192,20 @@ struct Q8Acc {
     float  min[C::F::min ? C::MT : 1][C::F::min ? C::NT : 1][4];
 };
 
-/* Block b of a pair. w: steps of the warp's tiles; dw, m: scales and minima of the pair's links, of
- * rows g and g + 8. */
+/* Block b of a pair, in a stage of odd number or not. w: steps of the warp's tiles; dw, m: scales
+ * and minima of the pair's links, of rows g and g + 8. */
 template <class C>
 DEV_INLINE void
-q8_tile_block(Q8Acc<C> &x, const unsigned char *stage, int pair, int b, const uint4 *w,
+q8_tile_block(Q8Acc<C> &x, const unsigned char *stage, int odd, int pair, int b, const uint4 *w,
     const float (*dw)[2][4], const float (*m)[2][4], int row)
 {
     using F = typename C::F;
-    const int  lane = threadIdx.x % DEV_WARP, t = lane % 4, at = 2 * pair + b;
-    uint32_t   a[C::MT][4], q[4];
-    int        s[4];
+    const int             lane = threadIdx.x % DEV_WARP, t = lane % 4, at = 2 * pair + b;
+    const unsigned char  *d = stage + C::d + q8_tile_at<Q8_KB>(row + 2 * t, 0, odd);
+    const unsigned char  *dsum = stage + C::dsum + q8_tile_at<F::links>(row + 2 * t, 0,
+                                                                        F::subs == 2 ? pair : odd);
+    uint32_t              a[C::MT][4], q[4];
+    int                   s[4];
 
 #pragma unroll
     for (int mt = 0; mt < C::MT; mt++) {
@@ -190,13 +214,11 @@ q8_tile_block(Q8Acc<C> &x, const unsigned char *stage, int pair, int b, const ui
 
 #pragma unroll
     for (int nt = 0; nt < C::NT; nt++) {
-        const int  col = row + nt * 8 + 2 * t;
-
         if (nt % 2 == 0) {
             ldsm4(q, stage + C::q + (row + nt * 8 + lane / 16 * 8 + lane % 8) * C::pitch
                      + at * CU_BLOCK + lane / 8 % 2 * 16);
         }
-        const uint2     da = ld8a(stage + C::d + (at * C::BN + col) * 4);
+        const uint2     da = ld8a(d + (nt * Q8_KB + at) * 32);
         const uint32_t  f[2] = { q[nt % 2 * 2], q[nt % 2 * 2 + 1] };
 
 #pragma unroll
@@ -213,7 +235,7 @@ q8_tile_block(Q8Acc<C> &x, const unsigned char *stage, int pair, int b, const ui
                 q8_link<C::form>(x.acc[mt][nt], s, dw[mt][0][i], dw[mt][1][i], da);
             }
             if constexpr (F::min) {
-                const uint2  ds = ld8a(stage + C::dsum + ((at * F::subs + h) * C::BN + col) * 4);
+                const uint2  ds = ld8a(dsum + (nt * F::links + at * F::subs + h) * 32);
 
 #pragma unroll
                 for (int mt = 0; mt < C::MT; mt++) {
@@ -224,10 +246,11 @@ q8_tile_block(Q8Acc<C> &x, const unsigned char *stage, int pair, int b, const ui
     }
 }
 
-/* A stage of the warp whose first tile and row in the block are tile and row. */
+/* A stage, of odd number or not, of the warp whose first tile and row in the block are tile and
+ * row. */
 template <class C>
 DEV_INLINE void
-q8_tile_stage(Q8Acc<C> &x, const unsigned char *stage, int tile, int row)
+q8_tile_stage(Q8Acc<C> &x, const unsigned char *stage, int odd, int tile, int row)
 {
     using F = typename C::F;
     constexpr int  bytes = 2 * F::subs * F::t.scale;       /* of a pair's scales of a row */
@@ -260,7 +283,7 @@ q8_tile_stage(Q8Acc<C> &x, const unsigned char *stage, int tile, int row)
                                   + lane * 16);
                 }
             }
-            q8_tile_block<C>(x, stage, pair, b, w, dw, m, row);
+            q8_tile_block<C>(x, stage, odd, pair, b, w, dw, m, row);
         }
     }
 }
@@ -339,26 +362,34 @@ q8_tile_k(const cu_q8_args_t p)
     }
     dev_wait();
     for (uint32_t c = 0; c < C::STAGES - 1; c++) {
+        if (c % 2 != 0 && c - 1 < n_stages) {
+            load.scales(smem + (c - 1) * C::stage, smem + c * C::stage, p, s, c - 1);
+        }
+        cp_commit();
         if (c < n_stages) {
-            load.acts(smem + c * C::stage, p, s, c);
+            load.rows(smem + c * C::stage, p, s, c);
         }
         cp_commit();
     }
 
     for (uint32_t c = 0; c < n_stages; c++) {
         const uint32_t  next = c + C::STAGES - 1;
+        unsigned char  *to = smem + next % C::STAGES * C::stage;
 
-        cp_wait<C::STAGES - 2>();
+        /* the scales of stage c came with those of c + 1, before the rest of that */
+        cp_wait<2 * C::STAGES - 5>();
         /* stage c is there for all, and nobody reads stage c - 1 any more */
         __syncthreads();
-        if (next < n_stages) {
-            unsigned char  *to = smem + next % C::STAGES * C::stage;
-
-            load.weights(to, s, next);
-            load.acts(to, p, s, next);
+        if (next % 2 != 0 && next - 1 < n_stages) {
+            load.scales(smem + (next - 1) % C::STAGES * C::stage, to, p, s, next - 1);
         }
         cp_commit();
-        q8_tile_stage<C>(x, smem + c % C::STAGES * C::stage, tile, row);
+        if (next < n_stages) {
+            load.weights(to, s, next);
+            load.rows(to, p, s, next);
+        }
+        cp_commit();
+        q8_tile_stage<C>(x, smem + c % C::STAGES * C::stage, (int) (c % 2), tile, row);
     }
     cp_wait<0>();
     dev_launch_dependents();

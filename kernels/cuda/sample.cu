@@ -420,13 +420,15 @@ sample_weigh_k(const sample_args_t a)
 
 /* ---- launch 4: filters and draw ---- */
 
-/* The tokens within the window, in order of ids, from this warp's chunk. */
+/* The tokens within the window, in order of ids, from this warp's chunk. Their scaled logits
+ * go with them, so that the passes over the list need not look for them all over the row. */
 DEV_INLINE void
 sample_list_chunk(const sample_args_t *a, const float *l, sample_work_t *w)
 {
     uint32_t     c = blockIdx.x * SAMPLE_WARPS + threadIdx.x / DEV_WARP, lane;
     u64          lo = (u64) c * a->chunk, hi = lo + a->chunk;
     uint32_t    *to = w->list + w->place[c];
+    float       *scaled = w->scaled + w->place[c];
     const float  scale = w->scale, least = w->least;
 
     lane = threadIdx.x % DEV_WARP;
@@ -447,9 +449,13 @@ sample_list_chunk(const sample_args_t *a, const float *l, sample_work_t *w)
             uint32_t  who = __ballot_sync(~0u, is);
 
             if (is) {
-                to[__popc(who & ((1u << lane) - 1))] = (uint32_t) id;
+                uint32_t  at = __popc(who & ((1u << lane) - 1));
+
+                to[at] = (uint32_t) id;
+                scaled[at] = x[u];
             }
             to += __popc(who);
+            scaled += __popc(who);
         }
     }
 }
@@ -457,7 +463,8 @@ sample_list_chunk(const sample_args_t *a, const float *l, sample_work_t *w)
 /* sample_pick_k: launch 4.
  * launch   (parts + 1, O) blocks of SAMPLE_THREADS; of the first ones of a row the last, or the
  *          only one where nothing is listed, filters and draws; one more ends the log-sum
- * traffic  4 V bytes a filtered row (from L2), then 8 bytes a candidate and pass */
+ * traffic  4 V bytes a filtered row (from L2), then 12 bytes a listed candidate, or 4 bytes an id
+ *          and pass where nothing is listed */
 __global__ void __launch_bounds__(SAMPLE_THREADS)
 sample_pick_k(const sample_args_t a)
 {
@@ -497,11 +504,11 @@ sample_pick_k(const sample_args_t a)
         return;
     }
 
-    v.l = l;
+    v.l = mode == ROW_LISTED ? w->scaled : l;
     v.list = mode == ROW_LISTED ? w->list : NULL;
     v.lo = w->lo;
     v.n = w->n;
-    v.scale = w->scale;
+    v.scale = mode == ROW_LISTED ? 1 : w->scale;
     v.max = w->max;
     v.least = w->least;
     v.key = sample_key(v.max);

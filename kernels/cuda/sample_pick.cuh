@@ -19,9 +19,9 @@
 
 /* Candidates of a row and what is kept of them, in the order of falling logits, ties by id. */
 typedef struct {
-    const float     *l;
+    const float     *l;                /* from l[lo] on: of the ids, or of the list */
     const uint32_t  *list;             /* NULL: ids lo, lo + 1, ... */
-    uint32_t         lo, n;
+    uint32_t         lo, n;            /* with a list, lo is 0 */
     const uint32_t  *dist;             /* of all n, in shared memory; or NULL */
     float            scale, max, least;
     uint32_t         key;              /* of max */
@@ -50,7 +50,7 @@ sample_load(const sample_view_t *v, uint32_t k, uint32_t step, uint32_t end,
         return;
     }
     for (uint32_t u = 0; u < SAMPLE_BATCH; u++) {
-        x[u] = k + u * step < end ? v->l[sample_id(v, k + u * step)] : -INFINITY;
+        x[u] = k + u * step < end ? v->l[v->lo + k + u * step] : -INFINITY;
     }
     for (uint32_t u = 0; u < SAMPLE_BATCH; u++) {
         float  y = x[u] * v->scale;
@@ -82,9 +82,10 @@ sample_keep_near(sample_view_t *v, uint32_t *near)
     v->dist = near;
 }
 
-/* Sums of up to 2^51 from 32-bit atomics. */
+/* Sums of up to 2^51 from 32-bit atomics; a thread clears and reads four at once. */
 typedef struct {
-    uint32_t  lo[SAMPLE_BINS], hi[SAMPLE_BINS];
+    alignas(16) uint32_t  lo[SAMPLE_BINS];
+    alignas(16) uint32_t  hi[SAMPLE_BINS];
     u64       red[SAMPLE_WARPS];
     u64       above;
     uint32_t  bin;
@@ -107,16 +108,13 @@ DEV_INLINE uint32_t
 sample_hist_find(sample_hist_t *h, u64 limit, u64 *above)
 {
     const uint32_t  per = SAMPLE_BINS / SAMPLE_THREADS;
-    u64             v[per], before, sum = 0, total;
+    const uint4     lo = ld16a(&h->lo[threadIdx.x * per]), hi = ld16a(&h->hi[threadIdx.x * per]);
+    const u64       v[per] = { (u64) hi.x << 32 | lo.x, (u64) hi.y << 32 | lo.y,
+                               (u64) hi.z << 32 | lo.z, (u64) hi.w << 32 | lo.w };
+    u64             before, total;
 
-    #pragma unroll
-    for (uint32_t k = 0; k < per; k++) {
-        uint32_t  bin = threadIdx.x * per + k;
-
-        v[k] = (u64) h->hi[bin] << 32 | h->lo[bin];
-        sum += v[k];
-    }
-    before = *above + sample_block_scan(sum, h->red, &total);
+    static_assert(per == 4, "a thread has four bins");
+    before = *above + sample_block_scan(v[0] + v[1] + v[2] + v[3], h->red, &total);
     if (threadIdx.x == 0) {
         h->bin = SAMPLE_BINS;
     }
@@ -166,9 +164,8 @@ sample_cut(sample_view_t *v, sample_hist_t *h, int by_weight, u64 limit)
         uint32_t  bin;
 
         __syncthreads();               /* the histogram is no longer read */
-        for (uint32_t k = threadIdx.x; k < SAMPLE_BINS; k += SAMPLE_THREADS) {
-            h->lo[k] = h->hi[k] = 0;
-        }
+        st16(&h->lo[threadIdx.x * 4], make_uint4(0, 0, 0, 0));
+        st16(&h->hi[threadIdx.x * 4], make_uint4(0, 0, 0, 0));
         __syncthreads();               /* it is zero */
         for (uint32_t k = threadIdx.x; k < v->n; k += SAMPLE_BATCH * SAMPLE_THREADS) {
             uint32_t  dist[SAMPLE_BATCH];

@@ -33,6 +33,7 @@ typedef struct {
     uint32_t  count[SAMPLE_WINDOWS][SAMPLE_CHUNKS];
     uint32_t  place[SAMPLE_CHUNKS];    /* in list */
     uint32_t  list[SAMPLE_LIST];       /* ids, ascending */
+    float     scaled[SAMPLE_LIST];     /* their logits, scaled */
     /* of the log-sum: what a chunk adds to a lane, nearly; exactly, to a sum with this exponent
      * field (0: it is not known beforehand) */
     double        sum[SAMPLE_LANES][SAMPLE_CHUNKS];
