@@ -360,10 +360,9 @@ ngx_http_infer_timer_handler(ngx_event_t *ev)
 
     if (status) {
 
-        if (!ctx->outlived) {
+        if (ctx->nchoices && !ctx->outlived) {
             ngx_log_error(NGX_LOG_WARN, c->log, 0,
-                          "infer deadline passed %s the engine",
-                          ctx->nchoices ? "without" : "on the way to");
+                          "infer deadline passed without the engine");
         }
 
         ngx_http_infer_output_timeout(ctx, status);
@@ -385,16 +384,16 @@ ngx_http_infer_timer_handler(ngx_event_t *ev)
 
 
 /*
- * The status of a deadline that is over for good (503 queue, 504 others), or
- * 0 and when to look again. A deadline is the engine's to enforce, so it is
- * over here only some time later; but at once where the engine does not have
- * the request yet or other readers let it wait longer.
+ * The status of a deadline that is over for good (503 queue, 504 others, as
+ * the engine has it), or 0 and when to look again. A deadline is the engine's
+ * to enforce, so it is over here only some time later; but at once where the
+ * engine does not have the request yet or other readers let it wait longer.
  */
 
 static ngx_uint_t
 ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx, uint64_t now, uint64_t *next)
 {
-    uint64_t                  due, total;
+    uint64_t                  due, queue, total;
     ngx_uint_t                i, pending, started, first;
     infer_slot_t             *slot, *waits;
     ngx_http_infer_choice_t  *choice;
@@ -438,14 +437,15 @@ ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx, uint64_t now, uint64_t *next)
     }
 
     due = UINT64_MAX;
+    queue = UINT64_MAX;
     total = ngx_http_infer_due(ctx, ctx->terms.total_deadline_us,
                                waits ? &waits->total_deadline_us : NULL,
                                now);
 
     if (!started) {
-        due = ngx_http_infer_due(ctx, ctx->terms.queue_deadline_us,
-                                 waits ? &waits->queue_deadline_us : NULL,
-                                 now);
+        queue = ngx_http_infer_due(ctx, ctx->terms.queue_deadline_us,
+                                   waits ? &waits->queue_deadline_us : NULL,
+                                   now);
 
     } else if (!first) {
         due = ngx_http_infer_due(ctx, ctx->terms.first_deadline_us,
@@ -453,18 +453,21 @@ ngx_http_infer_overdue(ngx_http_infer_ctx_t *ctx, uint64_t now, uint64_t *next)
                                  now);
     }
 
+    if (now >= queue) {
+        return NGX_HTTP_SERVICE_UNAVAILABLE;
+    }
+
     due = ngx_min(due, total);
 
-    if (due == UINT64_MAX) {
-        return 0;
-    }
-
     if (now >= due) {
-        return started ? NGX_HTTP_GATEWAY_TIME_OUT
-                       : NGX_HTTP_SERVICE_UNAVAILABLE;
+        return NGX_HTTP_GATEWAY_TIME_OUT;
     }
 
-    *next = due;
+    due = ngx_min(due, queue);
+
+    if (due != UINT64_MAX) {
+        *next = due;
+    }
 
     return 0;
 }
