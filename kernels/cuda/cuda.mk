@@ -84,14 +84,18 @@ endif
 #   166, whose joined groups are on the device what 161 and 110 have there,
 #   176, purges, which are in the workers, too,
 #   200, which needs the real model: too slow emulated, it skips.
-CUDA_NGX_TESTS ?= t/010-conf.t t/020-http.t t/030-params.t t/100-stream.t \
-                  t/110-kill-engine.t t/111-kill-worker.t t/112-reload.t \
-                  t/113-cancel.t t/114-end.t t/115-disk.t t/116-poison.t \
-                  t/117-timeouts.t t/118-limits.t t/118-zones.t \
-                  t/119-http2.t t/120-kv.t t/123-priority.t t/124-hang.t \
-                  t/125-deadline.t t/126-step.t t/140-prefix.t t/150-cuda.t \
-                  t/151-plugin.t t/160-cache.t t/161-join.t \
-                  t/165-join-bus.t t/175-join-begun.t
+CUDA_NGX_TESTS ?= $(CUDA_NGX_BESIDE) t/110-kill-engine.t t/111-kill-worker.t \
+                  t/112-reload.t t/113-cancel.t t/117-timeouts.t \
+                  t/123-priority.t t/124-hang.t t/125-deadline.t \
+                  t/126-step.t t/161-join.t t/175-join-begun.t
+# Those that time nothing, and kill nothing in the middle of something, run
+# on all cores; the others one by one.
+CUDA_NGX_BESIDE = t/010-conf.t t/020-http.t t/030-params.t t/100-stream.t \
+                  t/114-end.t t/115-disk.t t/116-poison.t t/118-limits.t \
+                  t/118-zones.t t/119-http2.t t/120-kv.t t/140-prefix.t \
+                  t/150-cuda.t t/151-plugin.t t/160-cache.t t/165-join-bus.t
+CUDA_PROVE      = INFER_TEST_DEVICE=cuda INFER_DEVICE_REAL=$(INFER_DEVICE_REAL) \
+                  BUILD=$(BUILD) prove --timer -It/lib
 $(BUILD)/cuda.gguf: $(BUILD)/make_tiny
 	$(BUILD)/make_tiny -s 9 --type q4_0 --shape 2,256,4,1,512 -o $@
 # Emulated, a token of the one above takes 0.1 s and of this one 0.01 s.
@@ -101,8 +105,10 @@ $(BUILD)/emu.gguf: $(BUILD)/make_tiny
 
 .PHONY: test-cuda test-cuda-all
 test-cuda: all tiny poison $(BUILD)/cuda.gguf $(BUILD)/emu.gguf $(if $(INFER_DEVICE_REAL),,emu) ## nginx with `device cuda` on the emulated plugin
-	INFER_TEST_DEVICE=cuda INFER_DEVICE_REAL=$(INFER_DEVICE_REAL) \
-	    BUILD=$(BUILD) prove -It/lib $(CUDA_NGX_TESTS)
+	$(if $(filter $(CUDA_NGX_BESIDE),$(CUDA_NGX_TESTS)),$(CUDA_PROVE) \
+	    $(JOBS) $(filter $(CUDA_NGX_BESIDE),$(CUDA_NGX_TESTS)))
+	$(if $(filter-out $(CUDA_NGX_BESIDE),$(CUDA_NGX_TESTS)),$(CUDA_PROVE) \
+	    $(filter-out $(CUDA_NGX_BESIDE),$(CUDA_NGX_TESTS)))
 
 test-cuda-all:                         ## every t/ file with `device cuda`
 	@$(MAKE) --no-print-directory test-cuda \
