@@ -17,9 +17,11 @@ typedef struct {
     int               listen_fd;
     uint16_t          port;
     pthread_t         thread;
-    _Atomic int       ending, mode;
+    _Atomic int       ending;
     _Atomic uint32_t  accepted;
-    const char       *bytes;               /* written before mode */
+    pthread_mutex_t   lock;                /* of what follows */
+    int               mode;
+    const char       *bytes;
     size_t            len;
     const char       *topology;            /* to CLUSTER; NULL: bytes too */
 } fake_t;
@@ -30,7 +32,7 @@ typedef struct {
     size_t    at;                          /* of bytes, dripping */
 } fake_conn_t;
 
-static fake_t                 fake;
+static fake_t                 fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 static infer_redis_shared_t  *shared;
 
 
@@ -87,7 +89,7 @@ fake_drip(fake_conn_t *c, int mode)
 static void
 fake_round(struct pollfd *p, fake_conn_t *c, uint32_t *n)
 {
-    int       fd, mode = atomic_load(&fake.mode), alive;
+    int       fd, mode = fake.mode, alive;
     char      buf[4096];
     ssize_t   len;
     uint32_t  i;
@@ -129,7 +131,9 @@ fake_run(void *arg)
             p[i + 1] = (struct pollfd) { .fd = c[i].fd, .events = POLLIN };
         }
         (void) poll(p, n + 1, FAKE_DRIP_MS);
+        (void) pthread_mutex_lock(&fake.lock);
         fake_round(p, c, &n);
+        (void) pthread_mutex_unlock(&fake.lock);
     }
     while (n-- > 0) {
         close(c[n].fd);
@@ -137,12 +141,22 @@ fake_run(void *arg)
     return NULL;
 }
 
+/* When it returns, nothing that was set before is used any more. */
+static void
+fake_set_all(int mode, const char *bytes, size_t len, const char *topology)
+{
+    (void) pthread_mutex_lock(&fake.lock);
+    fake.mode = mode;
+    fake.bytes = bytes;
+    fake.len = len;
+    fake.topology = topology;
+    (void) pthread_mutex_unlock(&fake.lock);
+}
+
 static void
 fake_set(int mode, const char *bytes, size_t len)
 {
-    fake.bytes = bytes;
-    fake.len = len;
-    atomic_store(&fake.mode, mode);
+    fake_set_all(mode, bytes, len, NULL);
 }
 
 /* ---- what it says ---- */
@@ -342,6 +356,7 @@ test_drip(void)
         infer_redis_free(r);
     }
     ok(bad == 0, "a flood is not read to its end");
+    fake_set(SAY, "", 0);
     free(flood);
 }
 
@@ -503,12 +518,11 @@ cluster_ask(const char *topology, const char *bytes, uint64_t *ms)
 
     memset(shared, 0, sizeof(*shared));
     conf.cluster = 1;
-    fake.topology = topology;
-    fake_set(SAY, bytes, strlen(bytes));
+    fake_set_all(SAY, bytes, strlen(bytes), topology);
     r = rs_client(&conf, shared);
     rc = ask(r, ms);
     infer_redis_free(r);
-    fake.topology = NULL;
+    fake_set(SAY, "", 0);
     return rc;
 }
 
