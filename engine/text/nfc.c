@@ -10,6 +10,7 @@
 
 #include "text/nfc.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,16 +48,16 @@ typedef struct {
 } nfc_t;
 
 
-/* The value of the range that cp lies in, or 0. */
-static uint32_t
-nfc_range(const nfc_range_t *r, size_t n, uint32_t cp)
+/* The first of n ascending keys, `step` bytes apart, that is not below cp. */
+static size_t
+nfc_search(const char *keys, size_t step, size_t n, uint32_t cp)
 {
     size_t lo = 0, hi = n;
 
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
 
-        if (r[mid].to < cp) {
+        if (*(const uint32_t *) (const void *) (keys + mid * step) < cp) {
             lo = mid + 1;
 
         } else {
@@ -64,7 +65,18 @@ nfc_range(const nfc_range_t *r, size_t n, uint32_t cp)
         }
     }
 
-    return lo < n && r[lo].from <= cp ? r[lo].value : 0;
+    return lo;
+}
+
+
+/* The value of the range that cp lies in, or 0. */
+static uint32_t
+nfc_range(const nfc_range_t *r, size_t n, uint32_t cp)
+{
+    size_t i = nfc_search((const char *) r + offsetof(nfc_range_t, to),
+                          sizeof(*r), n, cp);
+
+    return i < n && r[i].from <= cp ? r[i].value : 0;
 }
 
 
@@ -79,21 +91,11 @@ nfc_is_unsure(uint32_t cp)
 static const nfc_pair_t *
 nfc_decompose(uint32_t cp)
 {
-    size_t lo = 0, hi = NFC_COUNT(nfc_pairs);
+    size_t i = nfc_search((const char *) nfc_pairs, sizeof(nfc_pairs[0]),
+                          NFC_COUNT(nfc_pairs), cp);
 
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-
-        if (nfc_pairs[mid].cp < cp) {
-            lo = mid + 1;
-
-        } else {
-            hi = mid;
-        }
-    }
-
-    return lo < NFC_COUNT(nfc_pairs) && nfc_pairs[lo].cp == cp
-           ? &nfc_pairs[lo] : NULL;
+    return i < NFC_COUNT(nfc_pairs) && nfc_pairs[i].cp == cp
+           ? &nfc_pairs[i] : NULL;
 }
 
 
